@@ -1,0 +1,63 @@
+"""What can go wrong, by who can mend it.
+
+A `UserError` is for the person at the keyboard: it ends the program with a short message and its exit status, never a
+traceback. A `RecordError` is one record's misfortune: the pipeline writes its text down as that record's reason and
+goes on. Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+EXIT_DONE, EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 2, 3, 130
+
+
+class UserError(Exception):
+    """Something that the user can put right. `problems` are listed one a line."""
+
+    status = EXIT_USAGE
+
+    def __init__(self, *problems: str) -> None:
+        self.problems: Sequence[str] = problems
+        super().__init__("\n".join(problems))
+
+
+class ConfigError(UserError):
+    """Wrong usage or configuration: each problem names the key, the wrong value and the allowed ones."""
+
+
+class NoIsolation(UserError):
+    """No sandbox backend passed its self-test here; carries what each one said and how to mend it."""
+
+
+class Stopped(UserError):
+    """The run ended before it was done: a budget, a dead engine, a full disk. What exists is kept and valid."""
+
+    status = EXIT_STOPPED
+
+
+class RecordError(Exception):
+    """This record failed; its text is the reason, such as "parse: no code block"."""
+
+
+class ScorerError(RecordError):
+    """A scorer failed on this record: an error, never a score of zero."""
+
+
+class GeneratorError(RecordError):
+    """A generator failed on this record."""
+
+
+@asynccontextmanager
+async def boundary(kind: type[RecordError], name: str) -> AsyncIterator[None]:
+    """Turn whatever plug-in code raises into a `kind` that names the plug-in, so that it is data of one record.
+
+    `UserError` and `RecordError` pass through as they are; so does cancellation, which is not an `Exception`.
+    """
+    try:
+        yield
+    except (UserError, RecordError):
+        raise
+    except Exception as error:
+        raise kind(f"{name}: {type(error).__name__}: {error}") from error

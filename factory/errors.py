@@ -38,7 +38,12 @@ class Stopped(UserError):
 
 
 class RecordError(Exception):
-    """This record failed; its text is the reason, such as "parse: no code block"."""
+    """This record failed; its text is the reason, such as "parse: no code block".
+
+    `final` is False where another run may well succeed (an engine or a machine that failed): it is then tried again.
+    """
+
+    final = True
 
 
 class ScorerError(RecordError):

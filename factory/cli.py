@@ -1,0 +1,238 @@
+"""`python -m factory COMMAND KEY=VALUE ...`: reads the command line, hands over, and turns errors into exit statuses.
+
+Nothing heavy is imported here: the list of commands must come at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory import __version__
+from factory.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, UserError
+
+if TYPE_CHECKING:
+    from factory.generate import Outcome
+    from omegaconf import DictConfig
+
+COMMANDS = {
+    "generate": "make records, score them, keep the good ones     task=code n=16",
+    "export": "write a run's records for a trainer             run=code format=sft",
+    "report": "draw a run's report again                       run=code",
+    "explain": "tell one record's whole story                   RECORD_ID",
+    "doctor": "say what this machine can do, and how to mend what it cannot",
+}
+_CONFIGURED = ("generate", "export")
+# What Hydra does itself: show the configuration, sweep over values, complete words.
+_HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve",
+                "--package", "-p", "--config-dir", "-cd")  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    gc.disable()  # until everything is imported: collecting while classes are made is a fifth of the start
+    try:
+        status = _dispatch(words)
+    except UserError as error:
+        _complain(error)
+        status = error.status
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("interrupted; what was answered is kept, and the same command goes on from there", file=sys.stderr)
+        status = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_DONE
+    sys.exit(status)
+
+
+def _complain(error: UserError) -> None:
+    marker = "error: " if len(error.problems) == 1 else "  - "
+    if len(error.problems) > 1:
+        print(f"{len(error.problems)} problems:", file=sys.stderr)
+    for problem in error.problems:
+        print(f"{marker}{problem}", file=sys.stderr)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_overview())
+        return EXIT_DONE
+    if words[0] == "--version":
+        print(__version__)
+        return EXIT_DONE
+    if words[0].startswith("-sc") or words[0].startswith("--shell-completion"):
+        return _complete(words)
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"no command {command!r}{hint} (there is {', '.join(COMMANDS)})")
+    if command in _CONFIGURED:
+        if any(word.split("=")[0] in _HYDRA_FLAGS for word in rest):
+            return _through_hydra(command, rest)
+        return _compose_and_run(command, rest)
+    simple = {"report": _report, "explain": _explain, "doctor": _doctor}
+    return simple[command](rest)
+
+
+def _overview() -> str:
+    from factory.prompts import search_path
+
+    def names(group: str) -> str:
+        found = {file.stem for folder in search_path("conf") for file in (folder / group).glob("*.yaml")}
+        return ", ".join(sorted(found))
+
+    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    return (
+        f"A factory for post-training data.\n\npython -m factory COMMAND [KEY=VALUE ...]\n{commands}\n\n"
+        f"  tasks     {names('task')}\n  models    {names('model')}\n  engines   {names('engine')}\n"
+        f"  scorers   {names('scorer')}\n\n"
+        "python -m factory COMMAND --help tells its keys. The first thing to try: python -m factory generate task=code"
+    )
+
+
+# ---- commands that Hydra configures
+
+
+def _compose_and_run(command: str, overrides: list[str]) -> int:
+    from factory.config import compose_config
+
+    composed, problems = compose_config(command, overrides)
+    return _run(command, composed, problems)
+
+
+def _through_hydra(command: str, words: list[str]) -> int:
+    """Help, sweeps and configuration dumps: Hydra's own command line, with the same settings behind it."""
+    import hydra
+
+    from factory.config import register_user_conf, resolve
+    from factory.prompts import data_dir
+
+    register_user_conf()
+    sweep = {"--multirun", "-m"} & set(words)
+    if sweep and not any(word.startswith(("run=", "out=")) for word in words):
+        words = [*words, "run=${task.name}-${hydra:job.override_dirname}"]
+    statuses = []
+
+    def job(config: DictConfig) -> None:
+        problems: list[str] = []
+        statuses.append(_run(command, resolve(config, problems), problems))
+
+    sys.argv = [f"python -m factory {command}", *words]
+    hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command)(job)()
+    return max(statuses, default=EXIT_DONE)
+
+
+def _run(command: str, composed: dict[str, Any], problems: list[str]) -> int:
+    if command == "generate":
+        return _generate(composed, problems)
+    return _export(composed, problems)
+
+
+def _generate(composed: dict[str, Any], problems: list[str]) -> int:
+    import uvloop
+
+    from factory.generate import generate
+    from factory.plan import make_plan
+    from factory.progress import Display
+
+    plan = make_plan(composed, problems)
+    display = Display()
+    # What is loaded by now stays: look at new objects only, and not too often.
+    gc.enable()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+    async def guarded() -> Outcome:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await generate(plan, display)
+
+    outcome = uvloop.run(guarded())
+    display.summary(outcome.manifest, Path(plan.settings.out))
+    if outcome.stopped is not None:
+        raise outcome.stopped
+    return outcome.status
+
+
+def _export(composed: dict[str, Any], problems: list[str]) -> int:
+    from factory.config import fail_on, validated
+    from factory.export import export
+    from factory.settings import ExportSettings
+
+    data = {key: value for key, value in composed.items() if key != "hydra"}
+    settings = validated(ExportSettings, data, "", problems)
+    fail_on(problems)
+    assert settings is not None
+    print(export(settings))
+    return EXIT_DONE
+
+
+# ---- commands with a word or two
+
+
+def _run_folder(words: Sequence[str]) -> Path:
+    """The folder that `run=NAME` or `out=DIR` names."""
+    folder = Path("outputs/code")
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in ("run", "out") or not value:
+            raise ConfigError(f"{word!r} is not understood here: give run=NAME or out=DIR")
+        folder = Path(value) if key == "out" else Path("outputs") / value
+    if not (folder / "journal.db").exists():
+        there = sorted(path.parent.name for path in Path("outputs").glob("*/journal.db"))
+        raise ConfigError(f"{folder} holds no run; there is {', '.join(there) or 'none yet'}")
+    return folder
+
+
+def _report(words: list[str]) -> int:
+    from factory.report import write_report
+
+    print(write_report(_run_folder(words)))
+    return EXIT_DONE
+
+
+def _explain(words: list[str]) -> int:
+    from rich.console import Console
+
+    from factory.explain import explain
+
+    ids = [word for word in words if "=" not in word]
+    named = [word for word in words if "=" in word]
+    if len(ids) != 1:
+        raise ConfigError("explain needs one record id (or its first characters): python -m factory explain 3fa4")
+    folders = [_run_folder(named)] if named else sorted(path.parent for path in Path("outputs").glob("*/journal.db"))
+    return explain(ids[0], folders, Console())
+
+
+def _doctor(words: list[str]) -> int:
+    from factory.doctor import examine
+
+    if words:
+        raise ConfigError(f"doctor takes no {words[0]!r}")
+    return examine()
+
+
+def _complete(words: list[str]) -> int:
+    """Tab completion: `eval "$(factory -sc install=bash)"`. The commands are ours, the keys after them Hydra's."""
+    line = os.environ.get("COMP_LINE", "")
+    asked = next((word.partition("=")[2] for word in words if word.startswith("query")), None)
+    parts = line.split()
+    if asked is None or (len(parts) > 1 and parts[1] in _CONFIGURED):
+        command = parts[1] if asked is not None else "generate"
+        if asked is not None:
+            os.environ["COMP_LINE"] = line.replace(f"{parts[0]} {command}", parts[0], 1)
+        return _through_hydra(command, words)
+    begun = "" if line.endswith(" ") else parts[-1] if len(parts) > 1 else ""
+    if len(parts) < 2 or (len(parts) == 2 and begun):
+        print("\n".join(name for name in COMMANDS if name.startswith(begun)))
+    return EXIT_DONE

@@ -1,0 +1,49 @@
+"""Between whoever asks and the engine: the journal. What was answered once is never paid for again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from factory.engine.client import EngineClient
+from factory.engine.request import Request, Response
+from factory.journal import Journal
+
+
+class Asker:
+    """Answers from the journal, else from the engine, which is started when it is first needed.
+
+    `identity` names model and endpoint in the keys. `sent` and `reused` count what came from where.
+    """
+
+    def __init__(self, journal: Journal, start: Callable[[], Awaitable[EngineClient]], identity: str):
+        self.journal, self.identity = journal, identity
+        self._start = start
+        self._engine: EngineClient | None = None
+        self._starting: asyncio.Task[EngineClient] | None = None
+        self.sent = self.reused = 0
+
+    async def engine(self) -> EngineClient:
+        if self._engine is None:
+            if self._starting is None:
+                self._starting = asyncio.ensure_future(self._start())
+            # Shielded: one record's cancellation must not stop the start that others wait for.
+            self._engine = await asyncio.shield(self._starting)
+        return self._engine
+
+    @property
+    def live(self) -> EngineClient | None:
+        """The engine, if it has been started."""
+        return self._engine
+
+    async def ask(self, request: Request, label: str, priority: int) -> tuple[str, Response]:
+        """(key, response). The response is in the journal before this returns."""
+        key = request.key(self.identity)
+        if (known := self.journal.response(key)) is not None:
+            self.reused += 1
+            return key, known
+        engine = self._engine or await self.engine()
+        self.sent += 1
+        response = await engine.complete(request, priority)
+        await self.journal.add_response(key, label, request, response)
+        return key, response

@@ -1,0 +1,359 @@
+"""One client for every server that speaks the OpenAI protocol: when to send, where to, and what to make of failure.
+
+The `openai` client does the talking (through its aiohttp transport, which nearly doubles its rate at hundreds of
+concurrent calls); the policy is here: requests wait in one queue ordered by the record's place in the run, each endpoint
+takes as many as its adaptive limit allows, a refusal lowers that limit, a passing failure is tried again after a pause
+with jitter, and a permanent one is that request's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import openai
+import orjson
+
+from factory.engine.limits import AdaptiveLimit, Budget
+from factory.engine.request import Request, Response
+from factory.engine.settings import Policy
+from factory.errors import RecordError, Stopped, UserError
+
+Revive = Callable[[int], Awaitable[str]]
+
+
+class RequestError(RecordError):
+    """This request failed for good: refused as it is (`final`), or failed too often (worth trying in another run)."""
+
+    def __init__(self, reason: str, *, final: bool) -> None:
+        super().__init__(reason)
+        self.final = final
+
+
+class _Passing(Exception):
+    """A try that failed but may be repeated. `pause` is what the server asked for (Retry-After), in seconds."""
+
+    def __init__(self, why: str, *, overload: bool = False, lost: bool = False, pause: float | None = None) -> None:
+        super().__init__(why)
+        self.overload, self.lost, self.pause = overload, lost, pause
+
+
+@dataclass
+class Endpoint:
+    """One server: its client, its limit, and until when to leave it alone (monotonic time)."""
+
+    url: str
+    client: openai.AsyncOpenAI
+    limit: AdaptiveLimit
+    resume_at: float = 0.0
+    failures: int = 0
+
+
+class EngineClient:
+    """Sends requests to one or more endpoints under one policy and one budget.
+
+    `model` is the name the servers know the model by. `revive(index)` is awaited when an endpoint is lost and returns
+    its URL once it answers again (the managed servers' restart); without it, a lost endpoint is tried again after a
+    pause. Use as an async context manager.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        model: str,
+        api_key: str,
+        policy: Policy,
+        budget: Budget,
+        revive: Revive | None = None,
+    ) -> None:
+        self.model, self.policy, self.budget, self.revive = model, policy, budget, revive
+        self.structured = policy.structured
+        self._urls, self._api_key = list(urls), api_key
+        self._endpoints: list[Endpoint] = []
+        self._waiting: list[tuple[int, int, asyncio.Future[Endpoint]]] = []
+        self._order = itertools.count()
+        self._random = random.Random()
+        self._answered = False
+        self._last_answer = time.monotonic()
+        self._fatal: UserError | None = None
+        self._revivals: dict[int, asyncio.Task[None]] = {}
+        self.retries = 0
+
+    async def __aenter__(self) -> EngineClient:
+        self._endpoints = [
+            Endpoint(url, self._connect(url), AdaptiveLimit(self.policy.concurrency)) for url in self._urls
+        ]
+        self._last_answer = time.monotonic()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for task in self._revivals.values():
+            task.cancel()
+        await asyncio.gather(*(endpoint.client.close() for endpoint in self._endpoints), return_exceptions=True)
+
+    def _connect(self, url: str) -> openai.AsyncOpenAI:
+        # No limit of the transport's own below ours: waiting there would be counted as the server's time.
+        connector = openai.DefaultAioHttpClient(timeout=None, limits=_limits(self.policy.concurrency))
+        return openai.AsyncOpenAI(api_key=self._api_key, base_url=url, http_client=connector, max_retries=0)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(endpoint.limit.in_flight for endpoint in self._endpoints)
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be in flight now."""
+        return sum(int(endpoint.limit.limit) for endpoint in self._endpoints)
+
+    @property
+    def capacity(self) -> int:
+        """How many requests may ever be in flight."""
+        return self.policy.concurrency * len(self._urls)
+
+    async def complete(self, request: Request, priority: int = 0) -> Response:
+        """Answer `request`; lower `priority` goes first.
+
+        Raises `RequestError` where this request failed, `Stopped` or `UserError` where no request can succeed.
+        """
+        body = self._body(request)
+        path = "/chat/completions" if request.messages else "/completions"
+        attempt = 0
+        while True:
+            endpoint = await self._acquire(priority)
+            sent_at = time.monotonic()
+            try:
+                self.budget.admit()
+                response = await self._send(endpoint, path, body)
+            except _Passing as error:
+                attempt += self._note_failure(endpoint, error, sent_at)
+                pause = self._pause(attempt, error)
+                if attempt > self.policy.retries:
+                    raise RequestError(f"engine: {error} ({attempt} tries)", final=False) from error
+                self.retries += 1
+            except RequestError as error:
+                if request.schema is None or self.structured != "auto" or not _about_schema(error):
+                    raise
+                # The server has no JSON-schema mode: from now on the schema is part of the question.
+                self.structured = "parse"
+                body, pause = self._body(request), 0.0
+            else:
+                if request.schema is not None and self.structured == "auto":
+                    self.structured = "server"
+                self._note_success(endpoint, response)
+                return response
+            finally:
+                endpoint.limit.in_flight -= 1
+                self._wake()
+            await asyncio.sleep(pause)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body = {"model": self.model, **request.sampling}
+        if request.messages:
+            body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
+        else:
+            body["prompt"] = request.prompt
+        if self.policy.send_seed:
+            body["seed"] = request.seed
+        if request.schema is not None and self.structured != "parse":
+            schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif request.schema is not None:
+            wanted = orjson.dumps(dict(request.schema)).decode()
+            body["messages"][-1]["content"] += f"\n\nAnswer with JSON only, of this schema: {wanted}"
+        return body
+
+    # ---- where and when to send
+
+    async def _acquire(self, priority: int) -> Endpoint:
+        if self._fatal:
+            raise self._fatal
+        if not self._waiting and (endpoint := self._free_endpoint()):
+            endpoint.limit.in_flight += 1
+            return endpoint
+        future: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (priority, next(self._order), future))
+        self._wake()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and not future.exception():
+                future.result().limit.in_flight -= 1
+                self._wake()
+            raise
+
+    def _free_endpoint(self) -> Endpoint | None:
+        now, best, best_load = time.monotonic(), None, 2.0
+        for endpoint in self._endpoints:
+            if endpoint.limit.room and endpoint.resume_at <= now:
+                load = endpoint.limit.in_flight / endpoint.limit.limit
+                if load < best_load:
+                    best, best_load = endpoint, load
+        return best
+
+    def _wake(self) -> None:
+        while self._waiting:
+            if self._waiting[0][2].done():
+                heapq.heappop(self._waiting)
+                continue
+            endpoint = self._free_endpoint()
+            if endpoint is None:
+                return
+            endpoint.limit.in_flight += 1
+            heapq.heappop(self._waiting)[2].set_result(endpoint)
+
+    def _pause_endpoint(self, endpoint: Endpoint, seconds: float) -> None:
+        endpoint.resume_at = max(endpoint.resume_at, time.monotonic() + seconds)
+        asyncio.get_running_loop().call_later(seconds + 0.001, self._wake)
+
+    # ---- one try
+
+    async def _send(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> Response:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self.policy.deadline):
+                text = await endpoint.client.post(path, cast_to=str, body=body, options={"timeout": None})
+        except (TimeoutError, openai.APITimeoutError) as error:
+            raise _Passing(f"no answer within {self.policy.deadline:g} s") from error
+        except openai.APIConnectionError as error:
+            # Refused means that it was never received: such a try does not count against the request.
+            refused = isinstance(_root(error), (aiohttp.ClientConnectorError, ConnectionRefusedError))
+            raise _Passing(f"connection failed: {_root(error)}", lost=refused) from error
+        except openai.APIStatusError as error:
+            raise self._refusal(error, endpoint) from error
+        except aiohttp.ClientError as error:
+            raise _Passing(f"connection failed: {error}") from error
+        return _parse(text, time.monotonic() - started)
+
+    def _refusal(self, error: openai.APIStatusError, endpoint: Endpoint) -> Exception:
+        status, message = error.status_code, _message(error)
+        if status == 429 and "insufficient_quota" in message:
+            return self._stop(f"{endpoint.url} says the account has no quota left: {message}")
+        if status in (408, 409, 429) or status >= 500:
+            overload = status == 429 or status >= 500
+            return _Passing(f"HTTP {status}: {message}", overload=overload, pause=_retry_after(error))
+        if status in (401, 403):
+            return self._stop(f"{endpoint.url} refused the API key (HTTP {status}): {message}")
+        if status == 404:
+            return self._stop(f"{endpoint.url} knows no model {self.model!r} or no such path (HTTP 404): {message}")
+        return RequestError(f"engine: HTTP {status}: {message}", final=True)
+
+    def _stop(self, why: str) -> UserError:
+        """End the run: no request can succeed. Wrong from the start is wrong usage; later, the run was stopped."""
+        self._fatal = Stopped(why) if self._answered else UserError(why)
+        for _, _, future in self._waiting:
+            if not future.done():
+                future.set_exception(self._fatal)
+        return self._fatal
+
+    # ---- what came of it
+
+    def _note_success(self, endpoint: Endpoint, response: Response) -> None:
+        endpoint.failures = 0
+        endpoint.limit.succeeded()
+        self._answered, self._last_answer = True, time.monotonic()
+        self.budget.charge(response.prompt_tokens, response.completion_tokens)
+
+    def _note_failure(self, endpoint: Endpoint, error: _Passing, sent_at: float) -> int:
+        """Learn from a failed try; returns 1 where it counts against the request, 0 where the server never saw it."""
+        if error.overload:
+            endpoint.limit.overloaded(sent_at)
+            if error.pause is not None:
+                self._pause_endpoint(endpoint, error.pause)
+        if not error.lost:
+            return 1
+        endpoint.failures += 1
+        patience = self.policy.patience if self._answered else self.policy.first_patience
+        index = self._endpoints.index(endpoint)
+        if self.revive is not None:
+            if index not in self._revivals or self._revivals[index].done():
+                self._revivals[index] = asyncio.create_task(self._revive(index))
+            endpoint.resume_at = float("inf")
+        elif time.monotonic() - self._last_answer > patience:
+            raise self._stop(
+                f"nothing answers at {', '.join(self._urls)} ({error}). Start the server, or name another one with "
+                "engine.base_url=URL; then give the same command again."
+            )
+        else:
+            endpoint.limit.overloaded(sent_at, factor=0.5)
+            self._pause_endpoint(endpoint, min(5.0, self.policy.backoff * 2 ** min(endpoint.failures, 6)))
+        return 0
+
+    async def _revive(self, index: int) -> None:
+        endpoint = self._endpoints[index]
+        try:
+            assert self.revive is not None
+            url = await self.revive(index)
+        except UserError as error:
+            self._fatal = error
+            self._stop(str(error))
+            return
+        if url != endpoint.url:
+            await endpoint.client.close()
+            endpoint.url, endpoint.client = url, self._connect(url)
+        endpoint.resume_at = 0.0
+        self._wake()
+
+    def _pause(self, attempt: int, error: _Passing) -> float:
+        if error.lost:
+            return 0.0
+        ceiling = min(self.policy.backoff_max, self.policy.backoff * 2 ** max(0, attempt - 1))
+        jittered: float = ceiling * (0.5 + 0.5 * self._random.random())
+        return max(jittered, error.pause or 0.0)
+
+
+def _limits(concurrency: int) -> Any:
+    """Connection limits of the HTTP library that this openai release uses (httpx, or its successor)."""
+    limits = type(openai.DEFAULT_CONNECTION_LIMITS)
+    return limits(max_connections=concurrency + 8, max_keepalive_connections=concurrency + 8)
+
+
+def _about_schema(error: RequestError) -> bool:
+    return any(word in str(error) for word in ("response_format", "json_schema", "guided", "structured"))
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _message(error: openai.APIStatusError) -> str:
+    body = error.body
+    if isinstance(body, dict):
+        return str(body.get("message") or body)[:500]
+    return (error.response.text or str(error))[:500]
+
+
+def _retry_after(error: openai.APIStatusError) -> float | None:
+    value = error.response.headers.get("retry-after")
+    try:
+        return max(0.0, float(value)) if value else None
+    except ValueError:
+        return None  # an HTTP date: our own pause serves as well
+
+
+def _parse(text: str, seconds: float) -> Response:
+    try:
+        data = orjson.loads(text)
+        choice = data["choices"][0]
+        message = choice.get("message")
+        content = message["content"] if message is not None else choice["text"]
+        usage = data.get("usage") or {}
+        return Response(
+            text=content or "",
+            finish_reason=choice.get("finish_reason") or "stop",
+            prompt_tokens=usage.get("prompt_tokens") or 0,
+            completion_tokens=usage.get("completion_tokens") or 0,
+            seconds=seconds,
+            logprobs=choice.get("logprobs"),
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _Passing(f"malformed answer: {text[:120]!r}") from error

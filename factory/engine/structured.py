@@ -1,0 +1,74 @@
+"""Answers as JSON: the server's JSON-schema mode where it has one, else a parser that repairs, checks and asks again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from factory.errors import RecordError
+from factory.records import Message
+
+if TYPE_CHECKING:
+    from factory.generators.base import Context
+
+_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
+REASKS = 2
+
+
+class NotJson(RecordError):
+    """The answer holds no JSON that fits the schema."""
+
+
+def parse_json(text: str, schema: Mapping[str, Any]) -> Any:
+    """The JSON in a model's answer: as it is, or out of a code fence or running text, repaired, and checked.
+
+    Raises `NotJson` with what is wrong, in words fit to be sent back to the model.
+    """
+    import jsonschema
+
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        value = _repair(text)
+    try:
+        jsonschema.validate(value, schema)
+    except jsonschema.ValidationError as error:
+        where = "/".join(str(part) for part in error.absolute_path) or "the answer"
+        raise NotJson(f"{where}: {error.message[:300]}") from error
+    return value
+
+
+def _repair(text: str) -> Any:
+    import json_repair
+
+    fence = _FENCE.search(text)
+    candidate = fence.group(1) if fence else text
+    starts = [place for place in (candidate.find("{"), candidate.find("[")) if place >= 0]
+    if not starts:
+        raise NotJson("there is no JSON in the answer")
+    return json_repair.loads(candidate[min(starts) :])
+
+
+async def ask_json(
+    context: Context, messages: Sequence[Message], schema: Mapping[str, Any], *, label: str, sample: int = 0
+) -> Any:
+    """Ask for JSON that fits `schema` (a JSON schema); at most `REASKS` more times, each telling what was wrong.
+
+    Raises `NotJson` at the end, and at once where the answer was cut off at the token limit.
+    """
+    talk = list(messages)
+    for attempt in range(REASKS + 1):
+        response = await context.ask(talk, label=label, sample=sample * (REASKS + 1) + attempt, schema=schema)
+        try:
+            return parse_json(response.text, schema)
+        except NotJson as error:
+            if response.truncated:
+                raise NotJson("the answer was cut off at the token limit; raise max_tokens") from error
+            if attempt == REASKS:
+                raise
+            complaint = f"That does not fit: {error}. Answer again with the corrected JSON only."
+            talk = [*talk, Message(role="assistant", content=response.text), Message(role="user", content=complaint)]
+    raise AssertionError("the last attempt returns or raises")

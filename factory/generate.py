@@ -1,0 +1,308 @@
+"""`generate`: run a plan in its folder, from the lock to the report."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import functools
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.engine.asker import Asker
+from factory.engine.client import EngineClient
+from factory.engine.limits import Budget
+from factory.engine.models import ResolvedModel, resolve_model
+from factory.engine.server import ManagedServers
+from factory.engine.server_plan import Placement, cpu_build, list_gpus, plan_replicas
+from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
+from factory.generators.base import Context
+from factory.journal import Journal, RunLock, unwritable
+from factory.outputs import carried_columns, final_fates, versions, write_atomically, write_data, write_manifest
+from factory.pipeline import Pipeline
+from factory.plan import Plan
+from factory.progress import Display
+from factory.records import content_hash
+from factory.sandbox import Sandbox, open_sandbox
+from factory.settings import OpenAIEngine, VllmEngine
+from factory.sources import Item
+
+
+@dataclass
+class Outcome:
+    """How a run ended: its exit status, its manifest, and why it was stopped, if it was."""
+
+    status: int
+    manifest: Mapping[str, Any]
+    stopped: UserError | None
+
+
+def prepare_folder(folder: Path, composed: Mapping[str, Any]) -> None:
+    """Make the run folder and write the composed configuration into it."""
+    import yaml
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    text = yaml.safe_dump({key: value for key, value in composed.items() if key != "hydra"}, sort_keys=False)
+    write_atomically(folder / "config.yaml", text.encode())
+
+
+async def generate(plan: Plan, display: Display) -> Outcome:
+    """Run to the end or to whatever stops it, then write what there is."""
+    folder = Path(plan.settings.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with RunLock(folder):
+        prepare_folder(folder, plan.composed)
+        with Journal(folder / "journal.db", display.say) as journal:
+            run = _Run(plan, folder, journal, display)
+            return await run.to_end()
+
+
+class _Run:
+    def __init__(self, plan: Plan, folder: Path, journal: Journal, display: Display) -> None:
+        self.plan, self.folder, self.journal, self.display = plan, folder, journal, display
+        self.started = time.time()
+        self.engine = self._engine_settings()
+        self.model = self._resolve()
+        self.identity = self._identity()
+        self.config = self._config_id()
+        settings = plan.settings
+        self.budget = Budget(settings.budget, (settings.model.price.input, settings.model.price.output))
+        requests, prompt_tokens, completion_tokens, _ = journal.spent()
+        self.budget.charge(prompt_tokens, completion_tokens, requests)
+        self.sandbox: Sandbox | None = None
+        self.asker: Asker
+
+    def _engine_settings(self) -> OpenAIEngine | VllmEngine:
+        """The engine's settings with what depends on machine and model filled in."""
+        engine, model = self.plan.settings.engine, self.plan.settings.model
+        if isinstance(engine, OpenAIEngine):
+            return engine
+        found: dict[str, Any] = {}
+        if engine.concurrency == "auto":
+            found["concurrency"] = 128 if cpu_build() else 256
+        if engine.max_model_len is None and model.context is not None:
+            found["max_model_len"] = model.context
+        return engine.model_copy(update=found)
+
+    def _resolve(self) -> ResolvedModel | None:
+        if isinstance(self.plan.settings.engine, OpenAIEngine):
+            return None
+        return resolve_model(self.plan.settings.model.path, on_status=self.display.status)
+
+    def _identity(self) -> str:
+        """Names model and endpoint in the responses' keys: the same model at the same place gives the same answers."""
+        engine = self.plan.settings.engine
+        if isinstance(engine, OpenAIEngine):
+            return content_hash("openai", engine.identity or engine.urls, self.plan.settings.model.path)
+        assert self.model is not None
+        return content_hash("vllm", self.model.digest, engine.dtype)
+
+    def _config_id(self) -> int:
+        """This configuration's number; says so where the run began with another one."""
+        before = self.journal.current_config()
+        model = {"path": self.plan.settings.model.path, "digest": self.model.digest if self.model else self.identity}
+        config = {
+            "settings": {key: value for key, value in self.plan.composed.items() if key != "hydra"},
+            "templates": self.plan.template_digest,
+            "model": model,
+        }
+        number = self.journal.config_id(self.plan.fate_key(self.identity), config)
+        if before is not None and before[0] != number:
+            changed = _changes(before[1], config)
+            self.display.say(
+                f"changed since this run's last time: {changed}. Answers that this does not touch are used again; "
+                "records are decided anew. (run=NAME keeps both.)"
+            )
+        return number
+
+    @contextlib.asynccontextmanager
+    async def _engine_room(self) -> AsyncIterator[None]:
+        """What must be ended with the run: the sandbox, and the engine once somebody asked for it."""
+        async with contextlib.AsyncExitStack() as stack:
+            scorers = self.plan.scorers.values()
+            if self.plan.generator.uses_sandbox or any(scorer.uses_sandbox for scorer in scorers):
+                self.sandbox = await stack.enter_async_context(open_sandbox(self.plan.settings.sandbox))
+            self.asker = Asker(self.journal, functools.partial(self._start_engine, stack), self.identity)
+            yield
+
+    async def _start_engine(self, stack: contextlib.AsyncExitStack) -> EngineClient:
+        plan, engine = self.plan, self.engine
+        if isinstance(engine, OpenAIEngine):
+            client = EngineClient(
+                engine.urls, model=plan.settings.model.path, api_key=plan.api_key, policy=engine, budget=self.budget
+            )
+            return await stack.enter_async_context(client)
+        assert self.model is not None
+        servers = await stack.enter_async_context(
+            ManagedServers(self.model, engine, self.folder / "logs", on_status=self.display.status)
+        )
+        client = EngineClient(
+            servers.endpoints(),
+            model=self.model.served_name,
+            api_key=servers.api_key,
+            policy=engine,
+            budget=self.budget,
+            revive=servers.wait_alive,
+        )
+        return await stack.enter_async_context(client)
+
+    def _context(self, item: Item) -> Context:
+        plan = self.plan
+        return Context(
+            item=item,
+            settings=plan.generator.settings,
+            seed=plan.settings.seed,
+            asker=self.asker,
+            templates=plan.templates,
+            template_digest=plan.template_digest,
+            sampling=plan.settings.model.sampling,
+            chat=plan.settings.model.chat,
+            sandbox=self._open_sandbox,
+        )
+
+    def _open_sandbox(self) -> Sandbox:
+        if self.sandbox is None:
+            raise RuntimeError(
+                f"{type(self.plan.generator).__name__} uses the sandbox: set `uses_sandbox = True` in it"
+            )
+        return self.sandbox
+
+    async def to_end(self) -> Outcome:
+        plan, stopped = self.plan, None
+        pipeline = Pipeline(
+            generator=plan.generator,
+            scorers=plan.scorers,
+            rule=plan.rule,
+            journal=self.journal,
+            config=self.config,
+            make_context=self._context,
+            wanted=plan.wanted,
+            workers=self._workers(),
+            on_progress=self.display.progress,
+        )
+        self.display.begin(pipeline.progress, plan.wanted, self.budget.spent)
+        try:
+            async with self._engine_room():
+                self.display.engine = lambda: self.asker.live
+                await pipeline.run(itertools.islice(plan.source.items(), plan.attempts))
+        except Stopped as error:
+            stopped = error
+        except UserError:
+            self.display.end()
+            raise
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            self.display.end()
+            self.finish(Stopped("interrupted"))
+            raise
+        self.display.end()
+        return self.finish(stopped)
+
+    def _workers(self) -> int:
+        settings = self.plan.settings
+        if settings.in_flight is not None:
+            return settings.in_flight
+        # Half as many again as the engine takes, so that it stays full while others are in the sandbox.
+        engine = self.engine
+        servers = len(engine.urls) if isinstance(engine, OpenAIEngine) else len(self._placements(engine))
+        assert engine.concurrency != "auto"
+        capacity = engine.concurrency * servers
+        return capacity * 3 // 2 if self.plan.generator.uses_sandbox else capacity
+
+    def _placements(self, engine: VllmEngine) -> list[Placement]:
+        assert self.model is not None
+        gpus = [] if cpu_build() else list_gpus()
+        return plan_replicas(
+            self.model.param_bytes,
+            gpus,
+            len(os.sched_getaffinity(0)),
+            replicas=engine.replicas,
+            tensor_parallel=engine.tensor_parallel,
+            gpu_memory=engine.gpu_memory,
+        )
+
+    def finish(self, stopped: UserError | None) -> Outcome:
+        """Write data, manifest, card and report from the journal."""
+        from factory.card import write_card
+        from factory.report import write_report
+
+        plan = self.plan
+        columns = carried_columns(self.journal.fates(self.config)) if plan.generator.carries_columns else {}
+        names = [name for scorer in plan.scorers.values() for name in scorer.names]
+        totals = write_data(self.folder, final_fates(self.journal, self.config, plan.wanted), columns, names)
+        short = plan.wanted is not None and totals.kept < plan.wanted
+        spent = self.budget.spent
+        requests, prompt_tokens, completion_tokens, _ = self.journal.spent()
+        manifest = {
+            "task": plan.task,
+            "run": plan.settings.run,
+            "wanted": plan.wanted,
+            "seeds": totals.seeds,
+            "records": totals.kept + totals.rejected,
+            "kept": totals.kept,
+            "rejected": totals.rejected,
+            "reasons": dict(totals.reasons.most_common()),
+            "keep": plan.rule.text,
+            "scores": totals.scores,
+            "model": {
+                "name": plan.settings.model.name,
+                "path": plan.settings.model.path,
+                "digest": self.model.digest if self.model else self.identity,
+            },
+            "engine": {"kind": plan.settings.engine.kind},
+            "templates": plan.template_digest,
+            "seed": plan.settings.seed,
+            "requests": requests,
+            "tokens": {"prompt": prompt_tokens, "completion": completion_tokens},
+            "cost": spent.usd,
+            "seconds": round(time.time() - self.started, 3),
+            "versions": versions(),
+            "finished": stopped is None and not short,
+            "stopped": str(stopped) if stopped else None,
+            "started_at": _time(self.started),
+            "ended_at": _time(time.time()),
+        }
+        write_manifest(self.folder, manifest)
+        write_card(self.folder)
+        write_report(self.folder)
+        if stopped is None and short:
+            stopped = Stopped(
+                f"{totals.kept} of the {plan.wanted} records wanted were accepted from {totals.seeds} seeds. "
+                f"Try more seeds with attempts={2 * max(1, totals.seeds)}, or see in {self.folder}/report.html why the others were lost."
+            )
+        return Outcome(EXIT_STOPPED if stopped else EXIT_DONE, manifest, stopped)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two configurations, by key."""
+    changed = []
+    if before["model"]["digest"] != now["model"]["digest"]:
+        changed.append("the model")
+    if before["templates"] != now["templates"]:
+        changed.append("a prompt template")
+    old, new = _flat(before["settings"]), _flat(now["settings"])
+    changed += [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in ("n", "attempts")]
+    return ", ".join(changed) or "the configuration"
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _time(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,159 @@
+"""What a generator is, and the context through which it asks the model, the templates and the sandbox."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from factory.engine.request import Request, Response, Sampling
+from factory.engine.structured import ask_json
+from factory.prompts import Templates
+from factory.records import Frozen, Message, Record, Usage, content_hash
+from factory.sources import Item
+
+if TYPE_CHECKING:
+    from factory.engine.asker import Asker
+    from factory.sandbox import Sandbox
+
+
+def chat(*turns: str | tuple[str, str], system: str = "") -> tuple[Message, ...]:
+    """Messages from texts: user, assistant, user, ... in turn, after an optional system prompt."""
+    roles = ("user", "assistant")
+    messages = [Message(role="system", content=system)] if system else []
+    for number, turn in enumerate(turns):
+        role, text = turn if isinstance(turn, tuple) else (roles[number % 2], turn)
+        messages.append(Message(role=role, content=text))
+    return tuple(messages)
+
+
+class GeneratorSettings(Frozen):
+    """The `task:` part of the configuration that every generator has; a generator's own settings add to it."""
+
+    name: str
+    generator: str
+    sampling: Sampling = Sampling()
+
+
+class Generator(Protocol):
+    """Turns one seed item into records.
+
+    `Settings` is the pydantic model of its configuration. `templates` are the names of the templates that it renders,
+    for their digest and their check. `check` tells problems before anything is asked, given the columns of a seed row
+    (None where they are not known). With `carries_columns`, `meta` holds a row's columns, which become columns of the
+    data set.
+    """
+
+    Settings: ClassVar[type[GeneratorSettings]]
+    settings: GeneratorSettings
+    templates: Sequence[str]
+    uses_sandbox: bool
+    carries_columns: bool
+
+    def check(self, columns: set[str] | None) -> list[str]: ...
+
+    def fingerprint(self, record: Record) -> str | None:
+        """What makes two records the same one (only the first is kept); None where duplicates are welcome."""
+
+    async def generate(self, item: Item, context: Context) -> Sequence[Record]: ...
+
+
+class Context:
+    """Everything that one seed item's coroutine may use, and the story of what it did.
+
+    `rng` is the item's own: seeded by the run's seed and the item, so the same on every run.
+    """
+
+    def __init__(
+        self,
+        *,
+        item: Item,
+        settings: GeneratorSettings,
+        seed: int,
+        asker: Asker,
+        templates: Templates,
+        template_digest: str,
+        sampling: Sampling,
+        sandbox: Callable[[], Sandbox],
+        chat: bool = True,
+    ) -> None:
+        self.item, self.settings, self.templates = item, settings, templates
+        self.rng = random.Random(f"{seed}/{item.digest}/{item.index}")
+        self.usage = Usage()
+        self.exchanges: list[str] = []
+        self._seed, self._asker, self._sandbox, self._chat = seed, asker, sandbox, chat
+        self._template_digest = template_digest
+        self.sampling = settings.sampling.over(sampling)
+
+    @property
+    def sandbox(self) -> Sandbox:
+        return self._sandbox()
+
+    def render(self, template: str, **variables: Any) -> str:
+        """The named template, filled in. Raises `GeneratorError` where a variable is missing."""
+        return self.templates.render(template, variables)
+
+    async def ask(
+        self,
+        messages: Sequence[Message] = (),
+        *,
+        prompt: str = "",
+        label: str = "answer",
+        sample: int = 0,
+        schema: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
+    ) -> Response:
+        """One answer to a chat or, with `prompt`, a raw continuation; from the journal where it was asked before.
+
+        `sample` tells apart several answers to the same question; `label` names the step in reports.
+        """
+        chosen = sampling.over(self.sampling) if sampling else self.sampling
+        seed = int(content_hash(self._seed, self.item.digest, self.item.index, label, sample)[:8], 16) >> 1
+        if messages and not self._chat:  # a base model: what was said so far is what it continues
+            prompt, messages = "\n\n".join(message.content for message in messages) + "\n\n", ()
+        request = Request(tuple(messages), prompt, chosen.body(), seed, schema)
+        key, response = await self._asker.ask(request, label, self.item.index)
+        self.exchanges.append(key)
+        self.usage += Usage(
+            requests=1,
+            prompt_tokens=response.prompt_tokens,
+            completion_tokens=response.completion_tokens,
+            seconds=round(response.seconds, 6),
+        )
+        return response
+
+    async def ask_json(
+        self, messages: Sequence[Message], schema: Mapping[str, Any], *, label: str = "answer", sample: int = 0
+    ) -> Any:
+        """An answer that fits a JSON schema; raises `RecordError` where none came after asking again."""
+        return await ask_json(self, messages, schema, label=label, sample=sample)
+
+    def record(
+        self,
+        messages: Sequence[Message],
+        meta: Mapping[str, Any] | None = None,
+        *,
+        sample: int = 0,
+        reason: str = "",
+        parents: Sequence[str] = (),
+    ) -> Record:
+        """A record of this item, not scored yet; with a `reason` it is lost already."""
+        identity = content_hash(
+            self.settings.name,
+            self._template_digest,
+            self.item.digest,
+            self.item.index,
+            sample,
+            self._asker.identity,
+            self.sampling.body(),
+            self._seed,
+        )
+        return Record(
+            id=identity,
+            task=self.settings.name,
+            messages=tuple(messages),
+            meta=dict(meta or {}),
+            reason=reason,
+            parents=tuple(parents),
+            usage=self.usage,
+        )

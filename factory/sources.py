@@ -1,0 +1,258 @@
+"""Where seed items come from: a file or folder, a Hugging Face dataset, a list, topics drawn for ever, or snippets of code.
+
+A source streams: it holds one item at a time (a list or a folder's file names apart). An item that cannot be read is an
+item all the same, whose row raises `RecordError`: the run counts it as lost, with its reason, and goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import Field
+
+from factory.errors import ConfigError, RecordError
+from factory.records import Frozen
+
+Row = Mapping[str, Any]
+Kind = Literal["auto", "rows", "texts", "dataset", "list", "snippets"]
+_ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_TEXTS = (".txt", ".md", ".rst")
+
+
+class SourceSettings(Frozen):
+    """Which seeds to use. `repeat` draws them again and again, in a new order each time, until the run has enough."""
+
+    kind: Kind = "auto"
+    path: str | None = None
+    items: tuple[Any, ...] = ()
+    split: str = "train"
+    repeat: bool = False
+    limit: int | None = Field(None, ge=1)
+    suffixes: tuple[str, ...] = (".py",)  # of the files that snippets are taken from
+    max_lines: int = Field(15, ge=1)  # of a snippet; OSS-instruct takes 1 to 15 lines
+
+
+@dataclass(frozen=True)
+class Item:
+    """One seed: its place in the source, a digest of its content, and its row, read when it is wanted."""
+
+    index: int
+    digest: str
+    load: Callable[[], Row]
+
+    @functools.cached_property
+    def row(self) -> Row:
+        return self.load()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+class Source:
+    """The seed items of one run. `endless` sources never run dry, so the run needs an `n`."""
+
+    def __init__(self, settings: SourceSettings, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+        self.kind = self._kind()
+        self.endless = settings.repeat or self.kind == "snippets"
+        self._parquet_columns: set[str] | None = None
+
+    def _kind(self) -> Kind:
+        settings = self.settings
+        if settings.kind != "auto":
+            return settings.kind
+        if settings.path is None:
+            return "list"
+        path = Path(settings.path)
+        if path.is_dir():
+            saved = (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+            rows = any(child.suffix in _ROWS for child in path.iterdir())
+            return "dataset" if saved or rows else "texts"
+        if path.suffix in _ROWS:
+            return "rows"
+        return "texts" if path.suffix in _TEXTS or path.exists() else "dataset"
+
+    def check(self) -> list[str]:
+        """Problems that can be told before anything is asked, each with its remedy."""
+        settings = self.settings
+        if self.kind == "list":
+            return (
+                [] if settings.items else ["source.path is not set: name a file or folder, as source.path=rows.jsonl"]
+            )
+        if settings.path is None:
+            return [f"source.kind={self.kind} needs source.path"]
+        path = Path(settings.path)
+        if self.kind in ("rows", "texts", "snippets") and not path.exists():
+            near = sorted(path.parent.glob(f"*{path.suffix}"))[:4] if path.parent.is_dir() else []
+            there = f"; there is {', '.join(map(str, near))}" if near else ""
+            return [f"source.path={settings.path}: no such file or folder{there}"]
+        if self.kind == "dataset" and not path.exists() and settings.path.count("/") != 1:
+            return [
+                f"source.path={settings.path}: no such file or folder, and no name of a dataset (owner/name) either"
+            ]
+        if self.kind == "snippets" and not self._snippet_files:
+            return [f"source.path={settings.path}: holds no file ending in {', '.join(settings.suffixes)}"]
+        if self.kind == "rows":
+            return self._check_first_row()
+        return []
+
+    def _check_first_row(self) -> list[str]:
+        try:
+            first = next(self._rows(), None)
+        except (OSError, ValueError, KeyError, UnicodeDecodeError, ImportError) as error:
+            return [f"source.path={self.settings.path}: cannot be read: {error}"]
+        if first is None:
+            return [f"source.path={self.settings.path}: is empty; it needs at least one row"]
+        return []
+
+    def columns(self) -> set[str] | None:
+        """Names that a row has, told from the first one; None where that is not known beforehand."""
+        try:
+            first = next(self.items(), None)
+            return set(first.row) if first else None
+        except RecordError:
+            return None
+
+    def items(self) -> Iterator[Item]:
+        """Every seed item, in an order that depends on the settings and the seed alone."""
+        base = self._snippets() if self.kind == "snippets" else self._repeated() if self.endless else self._loads()
+        limit = self.settings.limit
+        for index, (digest, load) in enumerate(base):
+            if limit is not None and index >= limit:
+                return
+            yield Item(index, digest, load)
+
+    def _loads(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        if self.kind == "list":
+            for value in self.settings.items:
+                listed = dict(value) if isinstance(value, Mapping) else {"item": value}
+                yield _digest(orjson.dumps(listed, option=orjson.OPT_SORT_KEYS)), functools.partial(dict, listed)
+        elif self.kind == "texts":
+            yield from self._texts()
+        elif self.kind == "dataset":
+            for row in self._dataset():
+                yield _digest(json.dumps(row, sort_keys=True, default=str).encode()), functools.partial(dict, row)
+        else:
+            yield from self._rows()
+
+    def _repeated(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        seeds = list(self._loads())
+        for epoch in range(2**31):
+            order = random.Random(f"{self.seed}/{epoch}").sample(range(len(seeds)), len(seeds))
+            for place in order:
+                digest, load = seeds[place]
+                yield (digest if epoch == 0 else f"{digest}.{epoch}"), load
+
+    # ---- files
+
+    def _rows(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        path = Path(str(self.settings.path))
+        if path.suffix in (".jsonl", ".ndjson"):
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield _digest(line), functools.partial(_parse_line, line, path.name, number)
+        elif path.suffix == ".json":
+            rows = json.loads(path.read_text())
+            if not isinstance(rows, list):
+                raise ValueError("a .json file must hold a list of rows; for one row a line use .jsonl")
+            for number, row in enumerate(rows, 1):
+                data = orjson.dumps(row)
+                yield _digest(data), functools.partial(_parse_line, data, path.name, number)
+        elif path.suffix == ".parquet":
+            yield from self._parquet(path)
+        else:
+            with open(path, newline="") as text:
+                for row in csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","):
+                    yield _digest(orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS)), functools.partial(_csv_row, row)
+
+    def _parquet(self, path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
+        import pyarrow.parquet
+
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+            for row in batch.to_pylist():
+                yield _digest(json.dumps(row, sort_keys=True, default=str).encode()), functools.partial(dict, row)
+
+    def _texts(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        path = Path(str(self.settings.path))
+        files = sorted(child for child in path.rglob("*") if child.is_file()) if path.is_dir() else [path]
+        for file in files:
+            name = str(file.relative_to(path)) if path.is_dir() else file.name
+            stat = file.stat()
+            yield (
+                _digest(f"{name}/{stat.st_size}/{stat.st_mtime_ns}".encode()),
+                functools.partial(_text_row, file, name),
+            )
+
+    def _dataset(self) -> Iterator[Row]:
+        import datasets
+
+        path = str(self.settings.path)
+        try:
+            if (Path(path) / "dataset_info.json").exists() or (Path(path) / "dataset_dict.json").exists():
+                data = datasets.load_from_disk(path)
+                data = data[self.settings.split] if isinstance(data, datasets.DatasetDict) else data
+            else:
+                data = datasets.load_dataset(path, split=self.settings.split, streaming=not Path(path).exists())
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"source.path={path}: cannot be loaded as a dataset (split {self.settings.split}): {error}"
+            )
+        yield from data
+
+    # ---- snippets of source files, as OSS-instruct takes them
+
+    @functools.cached_property
+    def _snippet_files(self) -> list[Path]:
+        path = Path(str(self.settings.path))
+        if path.is_file():
+            return [path]
+        return sorted(child for child in path.rglob("*") if child.suffix in self.settings.suffixes and child.is_file())
+
+    def _snippets(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        root = Path(str(self.settings.path))
+        for number in range(2**31):
+            rng = random.Random(f"{self.seed}/snippet/{number}")
+            file = rng.choice(self._snippet_files)
+            lines = file.read_text(errors="replace").splitlines()
+            length = rng.randint(1, self.settings.max_lines)
+            start = rng.randrange(max(1, len(lines) - length + 1))
+            snippet = "\n".join(lines[start : start + length]).strip("\n")
+            if not snippet.strip():
+                continue
+            name = str(file.relative_to(root)) if root.is_dir() else file.name
+            row = {"snippet": snippet, "path": name, "line": start + 1}
+            yield _digest(f"{number}/{snippet}".encode()), functools.partial(dict, row)
+
+
+def _parse_line(line: bytes, name: str, number: int) -> Row:
+    try:
+        row = orjson.loads(line)
+    except ValueError as error:
+        raise RecordError(f"source: {name}, row {number}, is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise RecordError(f"source: {name}, row {number}, is not an object with named columns")
+    return row
+
+
+def _csv_row(row: Mapping[str | None, Any]) -> Row:
+    if None in row:
+        raise RecordError(f"source: a row has more cells than the header: {row[None]!r}")
+    return {str(name): value for name, value in row.items()}
+
+
+def _text_row(file: Path, name: str) -> Row:
+    try:
+        return {"text": file.read_text(), "path": name}
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"source: {name} cannot be read as text: {error}") from error

@@ -265,6 +265,8 @@ class Pipeline:
             raise ScorerError(
                 f"keep: {self.rule.text!r} cannot be decided from the scores {', '.join(scores) or 'none'}"
             )
+        if kept:  # whatever a score may be blamed for, it was not
+            scores = {name: score.model_copy(update={"reason": ""}) for name, score in scores.items()}
         return record.model_copy(update={"scores": scores, "kept": kept, "reason": reason, "usage": context.usage})
 
 

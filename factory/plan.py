@@ -66,7 +66,7 @@ def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
     generator = _generator(settings, templates, problems)
     scorers, rules = _scorers(settings, templates, problems)
     rule = _rule(settings, scorers, rules, problems)
-    source = Source(settings.source, settings.seed)
+    source = Source(settings.source, settings.seed, getattr(generator, "seeds", None))
     source_problems = source.check()
     problems += source_problems
     if generator is not None:

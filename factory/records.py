@@ -32,7 +32,7 @@ class Message(Frozen):
 class Score(Frozen):
     """What one scorer said: a number, why, and whatever else it wants kept (JSON)."""
 
-    value: float
+    value: float = Field(allow_inf_nan=False)
     reason: str = ""
     detail: Mapping[str, Any] = Field(default_factory=dict)
 

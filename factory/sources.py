@@ -23,13 +23,13 @@ from factory.errors import ConfigError, RecordError
 from factory.records import Frozen
 
 Row = Mapping[str, Any]
-Kind = Literal["auto", "rows", "texts", "dataset", "list", "snippets"]
+Kind = Literal["auto", "own", "rows", "texts", "dataset", "list", "snippets"]
 _ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _TEXTS = (".txt", ".md", ".rst")
 
 
 class SourceSettings(Frozen):
-    """Which seeds to use. `repeat` draws them again and again, in a new order each time, until the run has enough."""
+    """Which seeds to use; `own` are those that the task brings along. `repeat` draws them again and again, in a new order each time, until the run has enough."""
 
     kind: Kind = "auto"
     path: str | None = None
@@ -61,10 +61,11 @@ def _digest(data: bytes) -> str:
 class Source:
     """The seed items of one run. `endless` sources never run dry, so the run needs an `n`."""
 
-    def __init__(self, settings: SourceSettings, seed: int) -> None:
-        self.settings, self.seed = settings, seed
+    def __init__(self, settings: SourceSettings, seed: int, own: Callable[[int], Iterator[Row]] | None = None) -> None:
+        """`own(seed)` gives the task's own seeds, without end; None where it has none."""
+        self.settings, self.seed, self.own = settings, seed, own
         self.kind = self._kind()
-        self.endless = settings.repeat or self.kind == "snippets"
+        self.endless = settings.repeat or self.kind in ("own", "snippets")
         self._parquet_columns: set[str] | None = None
 
     def _kind(self) -> Kind:
@@ -72,7 +73,7 @@ class Source:
         if settings.kind != "auto":
             return settings.kind
         if settings.path is None:
-            return "list"
+            return "list" if settings.items or self.own is None else "own"
         path = Path(settings.path)
         if path.is_dir():
             saved = (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
@@ -85,6 +86,8 @@ class Source:
     def check(self) -> list[str]:
         """Problems that can be told before anything is asked, each with its remedy."""
         settings = self.settings
+        if self.kind == "own":
+            return [] if self.own is not None else ["source.kind=own: this task brings no seeds; name a source.path"]
         if self.kind == "list":
             return (
                 [] if settings.items else ["source.path is not set: name a file or folder, as source.path=rows.jsonl"]
@@ -125,7 +128,12 @@ class Source:
 
     def items(self) -> Iterator[Item]:
         """Every seed item, in an order that depends on the settings and the seed alone."""
-        base = self._snippets() if self.kind == "snippets" else self._repeated() if self.endless else self._loads()
+        if self.kind == "own":
+            base = self._own()
+        elif self.kind == "snippets":
+            base = self._snippets()
+        else:
+            base = self._repeated() if self.settings.repeat else self._loads()
         limit = self.settings.limit
         for index, (digest, load) in enumerate(base):
             if limit is not None and index >= limit:
@@ -144,6 +152,11 @@ class Source:
                 yield _digest(json.dumps(row, sort_keys=True, default=str).encode()), functools.partial(dict, row)
         else:
             yield from self._rows()
+
+    def _own(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        assert self.own is not None
+        for number, row in enumerate(self.own(self.seed)):
+            yield _digest(orjson.dumps([number, row], option=orjson.OPT_SORT_KEYS)), functools.partial(dict, row)
 
     def _repeated(self) -> Iterator[tuple[str, Callable[[], Row]]]:
         seeds = list(self._loads())

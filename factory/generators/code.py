@@ -9,8 +9,9 @@ scorer runs them all. A small model does the first steps in one few-shot continu
 from __future__ import annotations
 
 import ast
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ from factory.engine.structured import parse_json
 from factory.errors import RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
 from factory.generators.code_checks import TEST_SCHEMA, as_tests, check_source, python_tests, signature
-from factory.generators.few_shot import Examples
+from factory.generators.few_shot import ATTEMPT, FewShot, expected_values, load_data, stated_cases
 from factory.generators.parsing import ParseSettings, fenced_code, parse_answer
 from factory.prompts import Templates
 from factory.records import Record, content_hash
@@ -40,7 +41,10 @@ FENCES: dict[str, tuple[str, ...]] = {
 
 
 class CodeSettings(GeneratorSettings):
-    """`hidden_tests` are kept from the correction loop; `repairs` bounds it; `levels` are drawn for each problem."""
+    """`hidden_tests` are kept from the correction loop; `repairs` bounds it; `levels` are drawn for each problem.
+
+    `alternatives` further answers are asked for once a solution passed; those that fail make preference pairs.
+    """
 
     language: Language = "python"
     levels: tuple[str, ...] = ("beginner",)
@@ -51,7 +55,8 @@ class CodeSettings(GeneratorSettings):
     forbidden_imports: tuple[str, ...] = ()
     problem_sampling: Sampling = Sampling()
     few_shot_sampling: Sampling = Sampling()
-    examples: str | None = None
+    alternatives: int = Field(0, ge=0)
+    alternative_sampling: Sampling = Sampling()
 
 
 @dataclass
@@ -79,6 +84,7 @@ class Tried:
         if self.verdict is not None:
             fields = {"status", "passed", "total", "trust", "backend"}
             told["verdict"] = self.verdict.model_dump(include=fields)
+            told["verdict"]["tests"] = [outcome.model_dump(exclude_defaults=True) for outcome in self.verdict.tests]
         return told | {"feedback": self.feedback, "reason": self.reason}
 
 
@@ -92,24 +98,39 @@ class CodeGenerator:
     def __init__(self, settings: CodeSettings, templates: Templates, prompt_form: str) -> None:
         self.settings, self.prompt_form, self._templates = settings, prompt_form, templates
         if prompt_form == "few_shot":
-            self.templates: Sequence[str] = ("code/few_shot/attempt.j2",)
+            self.templates: Sequence[str] = (ATTEMPT,)
         else:
             names = ("problem_topic", "problem_snippet", "solution", "tests", "repair")
             self.templates = tuple(f"code/chat/{name}.j2" for name in names)
-        self._examples: Examples | None = None
+        self._few_shot: FewShot | None = None
 
     def check(self, columns: set[str] | None) -> list[str]:
         problems = [problem for name in self.templates for problem in self._templates.check(name)]
-        if columns is not None and not columns & {"topic", "snippet", "item"}:
-            problems.append("task=code needs seeds with a column `topic` or `snippet` (or a plain list of topics)")
         if self.prompt_form == "few_shot":
             if self.settings.language != "python":
                 problems.append("the few-shot prompts are for task.language=python; for others use a chat model")
-            try:
-                self._examples = Examples.load(self.settings.examples or "code/few_shot/examples.yaml", self._templates)
-            except ValueError as error:
-                problems.append(str(error))
+            if columns is not None and not {"topic", "signature", "opening"} <= columns:
+                problems.append(
+                    "the few-shot prompts take the seeds of prompts/code/few_shot/seeds.yaml, not topics or snippets; "
+                    "for a source of your own use a model with prompt_form=chat"
+                )
+        elif columns is not None and not columns & {"topic", "snippet", "item"}:
+            problems.append("task=code needs seeds with a column `topic` or `snippet`, or a plain list of topics")
         return problems
+
+    def seeds(self, seed: int) -> Iterator[Mapping[str, Any]]:
+        """The task's own seeds, without end: topics for a chat model, signatures for a small one."""
+        if self.prompt_form == "few_shot":
+            yield from self._shots.seeds(seed)
+        topics = [{"topic": topic} for topic in load_data(self._templates, "code/topics.yaml")]
+        for epoch in range(2**31):
+            yield from random.Random(f"{seed}/{epoch}").sample(topics, len(topics))
+
+    @property
+    def _shots(self) -> FewShot:
+        if self._few_shot is None:
+            self._few_shot = FewShot(self._templates)
+        return self._few_shot
 
     def fingerprint(self, record: Record) -> str | None:
         """Two records are the same where the solutions are, names and layout aside."""
@@ -130,10 +151,11 @@ class CodeGenerator:
         seed = dict(item.row)
         topic = str(seed.get("topic") or seed.get("item") or "")
         if self.prompt_form == "few_shot":
-            draft = await self._few_shot(topic, str(seed.get("snippet") or ""), context)
+            draft = await self._attempt(seed, context)
         else:
             draft = await self._chat(topic, str(seed.get("snippet") or ""), context)
         await self._correct(draft, context)
+        alternatives = await self._alternatives(draft, context) if not draft.attempts[-1]["reason"] else []
         meta = {
             "language": self.settings.language,
             "topic": topic or str(seed.get("path", "")),
@@ -142,25 +164,32 @@ class CodeGenerator:
             "tests": [*draft.tests, *draft.hidden],
             "hidden_tests": len(draft.hidden),
             "attempts": draft.attempts,
+            "alternatives": alternatives,
             "seed": seed,
         }
         answer = f"```{self.settings.language}\n{draft.solution}\n```"
-        reason = draft.attempts[-1]["reason"] if draft.attempts else ""
+        reason = draft.attempts[-1]["reason"]
         # A solution that ran goes to the scorers, which decide; one that could not be run has its reason already.
         ran = not reason or draft.attempts[-1]["verdict"] is not None
         return [context.record(chat(draft.problem, answer), meta, reason="" if ran else reason)]
 
     # ---- drafting
 
-    async def _few_shot(self, topic: str, snippet: str, context: Context) -> Draft:
-        assert self._examples is not None
-        examples = self._examples.pick(context.rng)
-        prompt = context.render("code/few_shot/attempt.j2", examples=examples, topic=topic, snippet=snippet)
-        response = await context.ask(prompt=prompt + "\n", label="attempt", sampling=self.settings.few_shot_sampling)
-        problem, solution, tests = self._examples.parse(response.text)
-        if self._examples.copied(problem, solution):
-            raise RecordError("copy: repeats an example of the prompt")
-        return Draft(problem, solution, python_tests(tests)[: self.settings.max_tests])
+    async def _attempt(self, row: Mapping[str, Any], context: Context) -> Draft:
+        """Problem, solution and tests in one continuation; the problem's own cases are the hidden tests."""
+        prompt = self._shots.prompt(row, self._templates)
+        answer = await context.ask(prompt=prompt, label="attempt", sampling=self.settings.few_shot_sampling)
+        problem, solution, tests = self._shots.read(prompt, answer.text)
+        if len(tests) < 2:
+            raise RecordError("tests: fewer than two could be read")
+        if len(expected_values(tests)) < 2:
+            raise RecordError("tests: all expect the same value")
+        hidden = stated_cases(problem)
+        if not hidden:
+            raise RecordError("problem: states no case to check it by")
+        return Draft(
+            problem, solution, tests[: self.settings.max_tests], [test for test in hidden if test not in tests]
+        )
 
     async def _chat(self, topic: str, snippet: str, context: Context) -> Draft:
         settings = self.settings
@@ -227,6 +256,35 @@ class CodeGenerator:
                 return
             if not await self._repair(draft, tried, context, turn):
                 return
+
+    async def _alternatives(self, draft: Draft, context: Context) -> list[dict[str, Any]]:
+        """Other answers to the same problem, each with its verdict under all the tests; equal ones are left out."""
+        settings, seen, told = self.settings, {draft.solution}, []
+        for number in range(settings.alternatives):
+            try:
+                solution = await self._another(draft.problem, number, context)
+            except RecordError as error:
+                told.append(Tried(str(error), "").told("", ()))
+                continue
+            if solution not in seen:
+                seen.add(solution)
+                tests = [*draft.tests, *draft.hidden]
+                told.append((await self._try(solution, tests, context)).told(solution, tests))
+        return told
+
+    async def _another(self, problem: str, number: int, context: Context) -> str:
+        settings = self.settings
+        if self.prompt_form == "few_shot":
+            prompt = self._shots.prompt(context.item.row, self._templates).rsplit("# Problem: ", 1)[0]
+            sampling = settings.alternative_sampling.over(settings.few_shot_sampling)
+            prompt = f"{prompt}# Problem: {problem}\n"
+            answer = await context.ask(prompt=prompt, label="alternative", sample=number, sampling=sampling)
+            return answer.text.split("# Tests")[0].strip()
+        question = context.render("code/chat/solution.j2", problem=problem, language=settings.language)
+        answer = await context.ask(
+            chat(question), label="alternative", sample=number, sampling=settings.alternative_sampling
+        )
+        return self._code(answer.text, answer.truncated)
 
     async def _try(self, solution: str, tests: Sequence[Any], context: Context) -> Tried:
         settings = self.settings

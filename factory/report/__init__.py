@@ -3,7 +3,7 @@
 Everything is written by hand and small: Python counts and draws (inline SVG, no chart library), the page's own script
 browses the embedded records and colours their code. Neither plotly nor Pygments: the first weighs five megabytes a
 report, the second needs seconds for a few hundred records (a third of a megabyte a second) that a page needs only for
-the one that is looked at. A report without its records is about 60 KB.
+the one that is looked at. A report without its records is under 100 KB.
 
 Records are hostile. Python escapes every text, the script sets text only through `textContent`, the data block cannot
 be ended by its content, and the policy allows this page's own style and script by their hashes and nothing else.

@@ -87,7 +87,9 @@
   };
   const headline = (record) => {
     const asked = record.turns.find((turn) => turn.role === "user") || record.turns[0];
-    return (asked ? asked.content : shown(record.meta)).trim().slice(0, 160) || "(no text)";
+    const seed = record.meta.seed && typeof record.meta.seed === "object" ? record.meta.seed : record.meta;
+    const told = asked ? asked.content : Object.entries(seed).map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join(", ");
+    return told.trim().slice(0, 160) || "(no text)";
   };
 
   const reason = $("reason");
@@ -104,7 +106,7 @@
 
   let rows = [], at = -1;
   const scoreRow = (name, [value, why, detail]) => {
-    const cell = el("td", {}, value === null ? "not a number" : String(Math.round(value * 1e4) / 1e4));
+    const cell = el("td", { className: "value-cell" }, value === null ? "not a number" : String(Math.round(value * 1e4) / 1e4));
     if (value !== null && value >= 0 && value <= 1) cell.prepend(el("meter", { min: 0, max: 1, value, ariaLabel: name }), " ");
     const more = Object.keys(detail || {}).length ? Object.entries(detail).map(([key, item]) => `${key}: ${shown(item)}`).join(" · ") : "";
     return el("tr", {}, el("th", { textContent: name, scope: "row" }), cell, el("td", {}, why, why && more ? el("br") : "", el("span", { className: "dim", textContent: more })));

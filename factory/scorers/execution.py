@@ -61,4 +61,4 @@ class Execution:
         detail = {"killed": found.killed, "mutants": found.mutants, "stub_fails": found.stub_fails}
         if not found.stub_fails:
             return Score(value=0.0, reason="weak_tests", detail=detail)
-        return Score(value=found.share, reason="weak_tests", detail=detail)
+        return Score(value=found.share, reason="weak_tests" if found.share < 1 else "", detail=detail)

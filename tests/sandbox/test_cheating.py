@@ -188,17 +188,15 @@ def test_control_right(form: str, box: Box) -> None:
     assert verdict.backend == box.backend
 
 
-@pytest.mark.parametrize("name", ["eq_always_true", "patch_builtins"])
-def test_the_cheat_works_on_a_judge_in_the_same_process(name: str, box: Box) -> None:
-    """The positive control: beside the candidate, the same test is fooled or at least not trusted."""
+def test_the_cheat_works_on_a_judge_in_the_same_process(box: Box) -> None:
+    """The positive control: beside the candidate, its own `__eq__` decides; such a test is refused by default."""
     test = "spare = lambda: 0\nkeep(spare)\nassert f(3) == 9"
-    code = CHEATS[name] + "\ndef keep(x):\n    return x\n"
+    code = CHEATS["eq_always_true"] + "\ndef keep(x):\n    return x\n"
     refused = box.verify(code, [test])
     assert refused.status == "protocol" and "refused" in refused.feedback
     trusted = box.verify(code, [test], allow_in_process=True)
     assert trusted.trust == "in_process"
-    if name == "eq_always_true":
-        assert trusted.status == "pass", "the candidate's own __eq__ decides there"
+    assert trusted.status == "pass"
 
 
 ANSWERS_NOBODY = r"""

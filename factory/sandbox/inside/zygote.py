@@ -87,7 +87,7 @@ class _Job:
         limits.Limits(*self.config["limits"]).apply()
         limits.drop_capabilities(_libc)
         seccomp.install(_libc, self.filter)
-        limits.default_signals()
+        limits.default_signals(python=True)
         if "random" in sys.modules:
             sys.modules["random"].seed()
         return runner.run(body)

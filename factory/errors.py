@@ -7,10 +7,17 @@ goes on. Anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from difflib import get_close_matches
 
 EXIT_DONE, EXIT_USAGE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 2, 3, 130
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """ "; did you mean X?" where one of `words` is spelt like `word`."""
+    match = get_close_matches(word, list(words), 1, cutoff=0.6)
+    return f"; did you mean {match[0]}?" if match else ""
 
 
 class UserError(Exception):

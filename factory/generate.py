@@ -90,7 +90,7 @@ class _Run:
             return engine
         found: dict[str, Any] = {}
         if engine.concurrency == "auto":
-            found["concurrency"] = 128 if cpu_build() else 256
+            found["concurrency"] = 64 if cpu_build() else 256
         if engine.max_model_len is None and model.context is not None:
             found["max_model_len"] = model.context
         return engine.model_copy(update=found)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from factory.engine.limits import Spent
     from factory.pipeline import Progress
 
-_LOG_EVERY = 15.0  # seconds between lines where there is no terminal
+_LOG_EVERY = 10.0  # seconds between lines where there is no terminal
 _DRAW_EVERY = 0.25
 
 
@@ -33,6 +33,7 @@ class Display:
         self._wanted: int | None = None
         self._spent: Spent | None = None
         self._status = ""
+        self._said = 0.0
         self._drawn = self._started = time.monotonic()
         self._tokens_before = 0
 
@@ -45,8 +46,9 @@ class Display:
         self._status = text
         if self._live:
             self._draw()
-        elif not self.quiet:
-            self.console.print(Text(text, style="dim"))
+        elif not self.quiet and time.monotonic() - self._said > _LOG_EVERY:
+            self._said = time.monotonic()
+            self.console.print(Text(text[:200], style="dim"))
 
     def begin(self, progress: Progress, wanted: int | None, spent: Spent) -> None:
         self._progress, self._wanted, self._spent = progress, wanted, spent

@@ -14,9 +14,10 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
+import jinja2.nodes
 import jinja2.sandbox
 
-from factory.errors import GeneratorError
+from factory.errors import GeneratorError, near
 
 _PACKAGE = Path(__file__).parent
 
@@ -44,6 +45,8 @@ class Templates:
             lstrip_blocks=True,
             keep_trailing_newline=False,
         )
+        # Chance would make another prompt each time, and a resumed run would pay for it again.
+        del self.environment.filters["random"], self.environment.globals["lipsum"]
         self._from_text = lru_cache(maxsize=256)(self.environment.from_string)
 
     def render(self, name: str, variables: Mapping[str, Any]) -> str:
@@ -65,20 +68,45 @@ class Templates:
     def check(self, name: str, given: set[str] | None = None) -> list[str]:
         """Problems of a named template: missing, not parsable, or asking for a variable that nobody gives."""
         try:
-            source = self.environment.loader.get_source(self.environment, name)[0]  # type: ignore[union-attr]
+            source = self._source(name)
         except jinja2.TemplateNotFound:
             where = " or ".join(str(folder) for folder in self.folders)
-            return [f"template {name!r} was not found in {where}"]
+            known = [other for other in self.environment.list_templates() if other.endswith(".j2")]
+            return [f"template {name!r} was not found in {where}{near(name, known)}"]
+        except UnicodeDecodeError as error:
+            return [f"template {name!r} is no text: {error}"]
         return self.check_text(source, given, name)
 
     def check_text(self, text: str, given: set[str] | None, name: str = "template") -> list[str]:
         try:
-            wanted = jinja2.meta.find_undeclared_variables(self.environment.parse(text))
+            tree = self.environment.parse(text)
+            wanted = jinja2.meta.find_undeclared_variables(tree)
         except jinja2.TemplateSyntaxError as error:
             return [f"{name}, line {error.lineno}: {error.message}"]
-        missing = sorted(wanted - given) if given is not None else []
-        known = ", ".join(sorted(given or ()))
-        return [f"{name} uses {{{{ {variable} }}}}, which is not given; there is: {known}" for variable in missing]
+        problems = []
+        if given is not None:
+            known = ", ".join(sorted(given))
+            problems = [
+                f"{name} uses {{{{ {variable} }}}}, which is not given{near(variable, given)} (there is {known})"
+                for variable in sorted(wanted - given - _optional(tree))
+            ]
+        for other in jinja2.meta.find_referenced_templates(tree):
+            if other is None:
+                problems.append(f"{name} includes a template by a computed name; write the name in quotes")
+            elif other != name:
+                problems += [f"{name}: {problem}" for problem in self.check(other)]
+        return problems
+
+    def referenced(self, text: str) -> list[str]:
+        """The templates that a text includes or imports; none where it cannot be parsed."""
+        try:
+            found = jinja2.meta.find_referenced_templates(self.environment.parse(text))
+            return sorted({name for name in found if name})
+        except jinja2.TemplateSyntaxError:
+            return []
+
+    def _source(self, name: str) -> str:
+        return self.environment.loader.get_source(self.environment, name)[0]  # type: ignore[union-attr]
 
     def digest(self, names: Sequence[str]) -> str:
         """One hash over the named templates' texts, those they include or import among them."""
@@ -89,8 +117,14 @@ class Templates:
             if name in seen:
                 continue
             seen.add(name)
-            source = self.environment.loader.get_source(self.environment, name)[0]  # type: ignore[union-attr]
+            source = self._source(name)
             state.update(f"{name}\0{source}\0".encode())
-            referenced = jinja2.meta.find_referenced_templates(self.environment.parse(source))
-            todo.extend(sorted(other for other in referenced if other))
+            todo.extend(self.referenced(source))
         return state.hexdigest()
+
+
+def _optional(tree: jinja2.nodes.Template) -> set[str]:
+    """Variables that the template can do without: `{{ x | default("") }}`, `{% if x is defined %}`."""
+    guards = ("default", "d", "defined", "undefined")
+    asked = [*tree.find_all(jinja2.nodes.Filter), *tree.find_all(jinja2.nodes.Test)]
+    return {node.node.name for node in asked if node.name in guards and isinstance(node.node, jinja2.nodes.Name)}

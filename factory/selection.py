@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 
+from factory.errors import near
 from factory.records import Score
 
 _COMPARE: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
@@ -55,9 +55,8 @@ class KeepRule:
                 parts = []
             case ast.Name(id=name):
                 if name not in names:
-                    near = get_close_matches(name, names, 1)
-                    hint = f"; did you mean {near[0]}?" if near else ""
-                    raise ValueError(f"no score is named {name!r}; there is {', '.join(sorted(names)) or 'none'}{hint}")
+                    there = ", ".join(sorted(names)) or "none"
+                    raise ValueError(f"no score is named {name!r}{near(name, names)} (there is {there})")
                 parts = []
             case _:
                 raise ValueError(f"{ast.unparse(node)!r} is not allowed: use names, numbers, comparisons, and, or, not")

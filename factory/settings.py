@@ -47,9 +47,16 @@ class OpenAIEngine(Policy):
     @field_validator("base_url")
     @classmethod
     def _is_url(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for url in (value,) if isinstance(value, str) else value:
-            if not re.match(r"https?://[^/\s]+", url):
-                raise ValueError(f"{url!r} is no address; it should look like http://127.0.0.1:8000/v1")
+        urls = (value,) if isinstance(value, str) else value
+        if not urls or not all(re.match(r"https?://[^/\s]+", url) for url in urls):
+            raise ValueError("is no address; it should look like http://127.0.0.1:8000/v1")
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_variable(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_]\w*", value):
+            raise ValueError("should be the name of an environment variable, never the key itself")
         return value
 
     @property
@@ -85,8 +92,8 @@ class GenerateSettings(Frozen):
     @field_validator("run")
     @classmethod
     def _is_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[\w.=,+@-]+", value):
-            raise ValueError(f"{value!r} is no name for a folder: use letters, digits and . _ - = , +")
+        if not re.fullmatch(r"[\w=,+@-][\w.=,+@-]*", value):
+            raise ValueError("is no name for a folder: use letters, digits and _ - = , + (out=DIR names any folder)")
         return value
 
 

@@ -9,9 +9,11 @@ with jitter, and a permanent one is that request's own.
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import heapq
 import itertools
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from factory.engine.settings import Policy
 from factory.errors import RecordError, Stopped, UserError
 
 Revive = Callable[[int], Awaitable[str]]
+# The deadline of a try is `Policy.deadline`; only a host that does not even take the connection is given up sooner.
+_TIMEOUT = openai.Timeout(None, connect=10.0)
 
 
 class RequestError(RecordError):
@@ -47,12 +51,13 @@ class _Passing(Exception):
 
 @dataclass
 class Endpoint:
-    """One server: its client, its limit, and until when to leave it alone (monotonic time)."""
+    """One server: its client, its limit, until when to leave it alone, and since when it is lost (monotonic time)."""
 
     url: str
     client: openai.AsyncOpenAI
     limit: AdaptiveLimit
     resume_at: float = 0.0
+    lost_since: float | None = None
     failures: int = 0
 
 
@@ -82,8 +87,7 @@ class EngineClient:
         self._order = itertools.count()
         self._random = random.Random()
         self._answered = False
-        self._last_answer = time.monotonic()
-        self._fatal: UserError | None = None
+        self._fatal: Exception | None = None
         self._revivals: dict[int, asyncio.Task[None]] = {}
         self.retries = 0
 
@@ -91,7 +95,6 @@ class EngineClient:
         self._endpoints = [
             Endpoint(url, self._connect(url), AdaptiveLimit(self.policy.concurrency)) for url in self._urls
         ]
-        self._last_answer = time.monotonic()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -139,7 +142,11 @@ class EngineClient:
                     raise RequestError(f"engine: {error} ({attempt} tries)", final=False) from error
                 self.retries += 1
             except RequestError as error:
-                if request.schema is None or self.structured != "auto" or not _about_schema(error):
+                endpoint.lost_since = None
+                # Whoever was in flight when the first refusal came is refused, too; "server" is one that took a schema.
+                if "response_format" not in body or self.structured == "server" or not _about_schema(error):
+                    raise
+                if self.policy.structured != "auto":
                     raise
                 # The server has no JSON-schema mode: from now on the schema is part of the question.
                 self.structured = "parse"
@@ -167,7 +174,11 @@ class EngineClient:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif request.schema is not None:
             wanted = orjson.dumps(dict(request.schema)).decode()
-            body["messages"][-1]["content"] += f"\n\nAnswer with JSON only, of this schema: {wanted}"
+            order = f"\n\nAnswer with JSON only, of this schema: {wanted}"
+            if request.messages:
+                body["messages"][-1]["content"] += order
+            else:
+                body["prompt"] += f"{order}\n\n"
         return body
 
     # ---- where and when to send
@@ -219,22 +230,22 @@ class EngineClient:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.policy.deadline):
-                text = await endpoint.client.post(path, cast_to=str, body=body, options={"timeout": None})
-        except (TimeoutError, openai.APITimeoutError) as error:
+                text = await endpoint.client.post(path, cast_to=str, body=body, options={"timeout": _TIMEOUT})
+        except TimeoutError as error:
             raise _Passing(f"no answer within {self.policy.deadline:g} s") from error
-        except openai.APIConnectionError as error:
-            # Refused means that it was never received: such a try does not count against the request.
-            refused = isinstance(_root(error), (aiohttp.ClientConnectorError, ConnectionRefusedError))
-            raise _Passing(f"connection failed: {_root(error)}", lost=refused) from error
         except openai.APIStatusError as error:
             raise self._refusal(error, endpoint) from error
-        except aiohttp.ClientError as error:
-            raise _Passing(f"connection failed: {error}") from error
+        except (openai.APIConnectionError, aiohttp.ClientError) as error:
+            # The openai client calls every connection that fails a timeout; aiohttp knows better. One that was never
+            # made did not carry the request: such a try does not count against it.
+            cause = _transport_error(error)
+            lost = isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+            raise _Passing(f"connection failed: {cause}", lost=lost) from error
         return _parse(text, time.monotonic() - started)
 
     def _refusal(self, error: openai.APIStatusError, endpoint: Endpoint) -> Exception:
         status, message = error.status_code, _message(error)
-        if status == 429 and "insufficient_quota" in message:
+        if status == 429 and "insufficient_quota" in (error.code, error.type):
             return self._stop(f"{endpoint.url} says the account has no quota left: {message}")
         if status in (408, 409, 429) or status >= 500:
             overload = status == 429 or status >= 500
@@ -247,18 +258,23 @@ class EngineClient:
 
     def _stop(self, why: str) -> UserError:
         """End the run: no request can succeed. Wrong from the start is wrong usage; later, the run was stopped."""
-        self._fatal = Stopped(why) if self._answered else UserError(why)
+        error = Stopped(why) if self._answered else UserError(why)
+        self._end(error)
+        return error
+
+    def _end(self, error: Exception) -> None:
+        """Nobody is served any more; those who wait learn why."""
+        self._fatal = error
         for _, _, future in self._waiting:
             if not future.done():
-                future.set_exception(self._fatal)
-        return self._fatal
+                future.set_exception(error)
 
     # ---- what came of it
 
     def _note_success(self, endpoint: Endpoint, response: Response) -> None:
-        endpoint.failures = 0
+        endpoint.failures, endpoint.lost_since = 0, None
         endpoint.limit.succeeded()
-        self._answered, self._last_answer = True, time.monotonic()
+        self._answered = True
         self.budget.charge(response.prompt_tokens, response.completion_tokens)
 
     def _note_failure(self, endpoint: Endpoint, error: _Passing, sent_at: float) -> int:
@@ -268,20 +284,24 @@ class EngineClient:
             if error.pause is not None:
                 self._pause_endpoint(endpoint, error.pause)
         if not error.lost:
+            endpoint.lost_since = None
             return 1
-        endpoint.failures += 1
+        self.budget.refund()
+        now, index = time.monotonic(), self._endpoints.index(endpoint)
+        if endpoint.lost_since is None:
+            endpoint.lost_since, endpoint.failures = now, 0
         patience = self.policy.patience if self._answered else self.policy.first_patience
-        index = self._endpoints.index(endpoint)
         if self.revive is not None:
             if index not in self._revivals or self._revivals[index].done():
                 self._revivals[index] = asyncio.create_task(self._revive(index))
             endpoint.resume_at = float("inf")
-        elif time.monotonic() - self._last_answer > patience:
+        elif all(other.lost_since is not None and now - other.lost_since > patience for other in self._endpoints):
             raise self._stop(
                 f"nothing answers at {', '.join(self._urls)} ({error}). Start the server, or name another one with "
                 "engine.base_url=URL; then give the same command again."
             )
-        else:
+        elif sent_at >= endpoint.resume_at:  # those that were sent with the one that failed first say nothing new
+            endpoint.failures += 1
             endpoint.limit.overloaded(sent_at, factor=0.5)
             self._pause_endpoint(endpoint, min(5.0, self.policy.backoff * 2 ** min(endpoint.failures, 6)))
         return 0
@@ -291,9 +311,8 @@ class EngineClient:
         try:
             assert self.revive is not None
             url = await self.revive(index)
-        except UserError as error:
-            self._fatal = error
-            self._stop(str(error))
+        except Exception as error:  # a bug, too, must reach those who wait
+            self._end(error)
             return
         if url != endpoint.url:
             await endpoint.client.close()
@@ -319,8 +338,9 @@ def _about_schema(error: RequestError) -> bool:
     return any(word in str(error) for word in ("response_format", "json_schema", "guided", "structured"))
 
 
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
+def _transport_error(error: BaseException) -> BaseException:
+    """aiohttp's error behind the openai client's."""
+    while not isinstance(error, aiohttp.ClientError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
@@ -333,11 +353,14 @@ def _message(error: openai.APIStatusError) -> str:
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:
-    value = error.response.headers.get("retry-after")
+    """Seconds that the server asks to be left alone: a number, or an HTTP date."""
+    value = error.response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
     try:
-        return max(0.0, float(value)) if value else None
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
-        return None  # an HTTP date: our own pause serves as well
+        return None
 
 
 def _parse(text: str, seconds: float) -> Response:
@@ -346,12 +369,14 @@ def _parse(text: str, seconds: float) -> Response:
         choice = data["choices"][0]
         message = choice.get("message")
         content = message["content"] if message is not None else choice["text"]
+        if not isinstance(content, str | None):
+            raise TypeError("the answer is no text")
         usage = data.get("usage") or {}
         return Response(
             text=content or "",
-            finish_reason=choice.get("finish_reason") or "stop",
-            prompt_tokens=usage.get("prompt_tokens") or 0,
-            completion_tokens=usage.get("completion_tokens") or 0,
+            finish_reason=str(choice.get("finish_reason") or "stop"),
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
             seconds=seconds,
             logprobs=choice.get("logprobs"),
         )

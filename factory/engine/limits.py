@@ -88,3 +88,7 @@ class Budget:
                     f"go on with the same command and a larger bound, such as budget.{name}={more:g}."
                 )
         spent.requests += 1
+
+    def refund(self) -> None:
+        """A request that was admitted never reached a server."""
+        self.spent.requests -= 1

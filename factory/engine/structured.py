@@ -62,11 +62,11 @@ async def ask_json(
     talk = list(messages)
     for attempt in range(REASKS + 1):
         response = await context.ask(talk, label=label, sample=sample * (REASKS + 1) + attempt, schema=schema)
+        if response.truncated:  # what a repair would make of it may fit the schema and still not be what was meant
+            raise NotJson("the answer was cut off at the token limit; raise max_tokens")
         try:
             return parse_json(response.text, schema)
         except NotJson as error:
-            if response.truncated:
-                raise NotJson("the answer was cut off at the token limit; raise max_tokens") from error
             if attempt == REASKS:
                 raise
             complaint = f"That does not fit: {error}. Answer again with the corrected JSON only."

@@ -155,7 +155,7 @@ class CodeGenerator:
         else:
             draft = await self._chat(topic, str(seed.get("snippet") or ""), context)
         await self._correct(draft, context)
-        alternatives = await self._alternatives(draft, context) if not draft.attempts[-1]["reason"] else []
+        alternatives = await self._alternatives(draft, context)
         meta = {
             "language": self.settings.language,
             "topic": topic or str(seed.get("path", "")),
@@ -258,8 +258,11 @@ class CodeGenerator:
                 return
 
     async def _alternatives(self, draft: Draft, context: Context) -> list[dict[str, Any]]:
-        """Other answers to the same problem, each with its verdict under all the tests; equal ones are left out."""
+        """Other answers to a problem whose solution passes, each with its verdict; equal ones are left out."""
         settings, seen, told = self.settings, {draft.solution}, []
+        tests = [*draft.tests, *draft.hidden]
+        if draft.attempts[-1]["reason"] or (await self._try(draft.solution, tests, context)).reason:
+            return []
         for number in range(settings.alternatives):
             try:
                 solution = await self._another(draft.problem, number, context)
@@ -268,7 +271,6 @@ class CodeGenerator:
                 continue
             if solution not in seen:
                 seen.add(solution)
-                tests = [*draft.tests, *draft.hidden]
                 told.append((await self._try(solution, tests, context)).told(solution, tests))
         return told
 

@@ -41,12 +41,16 @@ class FromTemplate:
 
     def __init__(self, settings: TemplateSettings, templates: Templates, prompt_form: str) -> None:
         self.settings, self._templates = settings, templates
-        self.templates: Sequence[str] = (settings.template,) if settings.template else ()
+        texts = (settings.prompt, settings.system, settings.user, settings.assistant)
+        included = {name for text in texts if text for name in templates.referenced(text)}
+        self.templates: Sequence[str] = tuple(sorted(included | ({settings.template} if settings.template else set())))
 
     def check(self, columns: set[str] | None) -> list[str]:
         settings, problems = self.settings, []
-        if (settings.prompt is None) == (settings.template is None):
-            problems.append("task.prompt (a text) or task.template (a file in prompts/): give one of them")
+        if settings.prompt is None and settings.template is None:
+            problems.append("task.prompt: not given; give a text, or a file in prompts/ as task.template=mine/ask.j2")
+        if settings.prompt is not None and settings.template is not None:
+            problems.append(f"task.template={settings.template}: task.prompt is given, too; add task.prompt=null")
         if settings.template:
             problems += self._templates.check(settings.template, columns)
         for name in ("prompt", "system"):

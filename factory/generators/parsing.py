@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.engine.structured import parse_json
 from factory.errors import RecordError
@@ -29,18 +29,36 @@ class ParseSettings(Frozen):
             raise ValueError("kind=blocks needs names, the tags to look for")
         if self.kind == "json" and self.json_schema is None:
             raise ValueError("kind=json needs schema, a JSON schema")
-        if self.kind == "regex":
-            _compiled(self.pattern or "")
+        if self.kind == "regex" and self.pattern is None:
+            raise ValueError("kind=regex needs pattern, a regular expression with named groups")
         return self
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            _compiled(value)
+        return value
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_schema(cls, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        import jsonschema
+
+        try:
+            jsonschema.validators.validator_for(value or {}).check_schema(value or {})
+        except jsonschema.SchemaError as error:
+            raise ValueError(f"is no JSON schema: {error.message}") from error
+        return value
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern, re.DOTALL | re.MULTILINE)
     except re.error as error:
-        raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"is no regular expression: {error}") from error
     if not compiled.groupindex:
-        raise ValueError(f"pattern {pattern!r} has no named group; write (?P<answer>...) around what to keep")
+        raise ValueError("has no named group; write (?P<answer>...) around what to keep")
     return compiled
 
 

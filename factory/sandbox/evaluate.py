@@ -69,11 +69,65 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], int, tuple[str, ...]]] = {
 }
 _MATH = {
     name: getattr(math, name)
-    for name in ["isclose", "sqrt", "floor", "ceil", "fabs", "isnan", "isinf", "isfinite", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "exp", "log", "log2", "log10", "hypot", "degrees", "radians", "trunc", "pi", "e", "tau", "inf", "nan"]
+    for name in [
+        "isclose",
+        "sqrt",
+        "floor",
+        "ceil",
+        "fabs",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "atan2",
+        "exp",
+        "log",
+        "log2",
+        "log10",
+        "hypot",
+        "degrees",
+        "radians",
+        "trunc",
+        "pi",
+        "e",
+        "tau",
+        "inf",
+        "nan",
+    ]
 }
 _METHODS: Mapping[type, frozenset[str]] = {
     str: frozenset(
-        ["lower", "upper", "strip", "lstrip", "rstrip", "split", "splitlines", "startswith", "endswith", "find", "rfind", "index", "count", "isdigit", "isalpha", "isalnum", "islower", "isupper", "isspace", "isnumeric", "title", "capitalize", "swapcase", "casefold"]
+        [
+            "lower",
+            "upper",
+            "strip",
+            "lstrip",
+            "rstrip",
+            "split",
+            "splitlines",
+            "startswith",
+            "endswith",
+            "find",
+            "rfind",
+            "index",
+            "count",
+            "isdigit",
+            "isalpha",
+            "isalnum",
+            "islower",
+            "isupper",
+            "isspace",
+            "isnumeric",
+            "title",
+            "capitalize",
+            "swapcase",
+            "casefold",
+        ]
     ),
     bytes: frozenset(["startswith", "endswith", "find", "count"]),
     list: frozenset(["count", "index", "copy"]),

@@ -18,6 +18,7 @@ from factory.sandbox.verdict import (
     TRUSTS,
     Execution,
     Outcome,
+    Status,
     StdioTest,
     Strength,
     Trust,
@@ -28,6 +29,7 @@ from factory.sandbox.verdict import (
 _REFUSED = (
     "refused: the test passes something that is not plain data ({}), so only the candidate's own process could run it"
 )
+_SPOKEN: Mapping[str, Status] = {"pass": "pass", "wrong": "wrong", "exception": "exception"}
 Test = str | StdioTest
 
 
@@ -217,12 +219,12 @@ class _Case:
         if answer["candidate"]["reason"] and (said is None or said[0] == "gone"):
             return Outcome(test=item.test, status=why[0], error=why[1])
         if said is None:
-            status, error = death(answer["tester"], self.limits)
-            return Outcome(test=item.test, status=status, error=f"the test itself: {error}")
-        status, words = said
-        if status in ("pass", "wrong", "exception"):
-            return Outcome(test=item.test, status=status, error=words)  # type: ignore[arg-type]
-        if status == "refused":
+            end, error = death(answer["tester"], self.limits)
+            return Outcome(test=item.test, status=end, error=f"the test itself: {error}")
+        word, words = said
+        if word in _SPOKEN:
+            return Outcome(test=item.test, status=_SPOKEN[word], error=words)
+        if word == "refused":
             return Outcome(test=item.test, status="protocol", error=_REFUSED.format(words))
         if answer["candidate"]["status"] != 0 and why[0] != "crash":
             return Outcome(test=item.test, status=why[0], error=why[1])

@@ -45,8 +45,8 @@ class Slot:
         with theirs:
             self._process = subprocess.Popen(
                 [self._python, "-I", "-S", "-c", boot],
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 start_new_session=True,
                 cwd="/",
                 env={"TMPDIR": os.environ.get("TMPDIR", "/tmp")},
@@ -55,7 +55,8 @@ class Slot:
         await self._exchange(self._settings, _PATIENCE)
 
     async def _exchange(self, message: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        assert self._reader is not None and self._writer is not None
+        assert self._reader is not None
+        assert self._writer is not None
         data = json.dumps(message).encode("ascii")
         try:
             async with asyncio.timeout(seconds):

@@ -107,7 +107,8 @@ def bare() -> Bare:
     from factory.sandbox import runtime
 
     python = runtime.choose()
-    assert python is not None and not python.staged
+    assert python is not None
+    assert not python.staged
     return Bare(1_950_000_001 if os.geteuid() == 0 else None, python.python)
 
 
@@ -115,7 +116,7 @@ class Outside:
     """What candidates reach for: files, sockets and a process, all open to whatever uid they run as."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix="outside-", dir="/tmp")
+        self.folder = tempfile.mkdtemp(prefix="outside-")
         os.chmod(self.folder, 0o777)
         self.key = self.file("id_ed25519")
         self.victim = self.file("victim")

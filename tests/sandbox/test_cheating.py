@@ -183,7 +183,8 @@ def test_no_cheat_passes(name: str, form: str, box: Box) -> None:
 def test_control_right(form: str, box: Box) -> None:
     verdict = box.verify("def f(x):\n    return x * x\n", LITERAL if form == "literal" else FREE)
     assert verdict.status == "pass", verdict
-    assert verdict.share == 1.0 and verdict.passed == verdict.total == 2
+    assert verdict.share == 1.0
+    assert verdict.passed == verdict.total == 2
     assert verdict.trust == ("supervisor" if form == "literal" else "rpc")
     assert verdict.backend == box.backend
 
@@ -193,7 +194,8 @@ def test_the_cheat_works_on_a_judge_in_the_same_process(box: Box) -> None:
     test = "spare = lambda: 0\nkeep(spare)\nassert f(3) == 9"
     code = CHEATS["eq_always_true"] + "\ndef keep(x):\n    return x\n"
     refused = box.verify(code, [test])
-    assert refused.status == "protocol" and "refused" in refused.feedback
+    assert refused.status == "protocol"
+    assert "refused" in refused.feedback
     trusted = box.verify(code, [test], allow_in_process=True)
     assert trusted.trust == "in_process"
     assert trusted.status == "pass"
@@ -242,16 +244,19 @@ def test_a_test_that_exits_is_no_pass(box: Box) -> None:
 
 
 def test_a_test_cannot_speak_without_the_nonce(box: Box) -> None:
-    test = "import os\nos.write(3, b'R[\"\",0,\"pass\",\"\"]\\n')\nos._exit(0)"
+    test = 'import os\nos.write(3, b\'R["",0,"pass",""]\\n\')\nos._exit(0)'
     assert box.verify("def f(x):\n    return 9\n", [test]).status == "crash"
 
 
 def test_no_tests_is_never_a_pass(box: Box) -> None:
     verdict = box.verify("def f(x):\n    return 9\n", [])
-    assert verdict.status != "pass" and verdict.share == 0.0 and verdict.total == 0
+    assert verdict.status != "pass"
+    assert verdict.share == 0.0
+    assert verdict.total == 0
 
 
 @pytest.mark.parametrize("tests", [["import math"], ["x = 3"], ["def helper():\n    assert f(3) == 9"], ["", "  \n"]])
 def test_tests_that_test_nothing_are_no_tests(tests: list[str], box: Box) -> None:
     verdict = box.verify("def f(x):\n    return 9\n", tests)
-    assert verdict.status != "pass" and verdict.total == 0
+    assert verdict.status != "pass"
+    assert verdict.total == 0

@@ -12,7 +12,7 @@ from tests.sandbox.conftest import Box, Outside
 
 DOUBLE = {
     "javascript": "const d = require('fs').readFileSync(0, 'utf8'); console.log(d.trim() * 2);",
-    "bash": 'read x; echo $((x * 2))',
+    "bash": "read x; echo $((x * 2))",
     "c": '#include <stdio.h>\nint main(void) { long x; scanf("%ld", &x); printf("%ld\\n", x * 2); return 0; }',
     "cpp": "#include <iostream>\nint main() { long x; std::cin >> x; std::cout << x * 2 << std::endl; }",
 }
@@ -45,7 +45,8 @@ def test_right_and_wrong(language: str, bwrap: Box) -> None:
     tests = [StdioTest(stdin="4\n", expected_stdout="8\n"), StdioTest(stdin="-1", expected_stdout="-2")]
     assert bwrap.verify(DOUBLE[language], tests, language=language).status == "pass"
     verdict = bwrap.verify(DOUBLE[language], [*tests, StdioTest(stdin="5", expected_stdout="11")], language=language)
-    assert verdict.status == "wrong" and verdict.passed == 2
+    assert verdict.status == "wrong"
+    assert verdict.passed == 2
     assert "10" in verdict.feedback
 
 
@@ -74,17 +75,21 @@ def test_c_sockets_and_crashes(bwrap: Box) -> None:
 
 
 def test_bash_fork_bomb_is_bounded(bwrap: Box) -> None:
-    code = "for i in $(seq 60); do sleep 3 & done; wait; echo done"
+    code = "for i in $(seq 40); do sleep 1 & done; wait; echo done"
     done = bwrap.run(code, language="bash")
     assert "Resource temporarily unavailable" in done.stderr or "Cannot fork" in done.stderr or "retry" in done.stderr
     assert bwrap.run("echo fine", language="bash").stdout == "fine\n"
 
 
 def test_arguments_and_output_flood(bwrap: Box) -> None:
-    assert bwrap.verify('echo "$1-$2"', [StdioTest(args=("a b", "c"), expected_stdout="a b-c")], language="bash").status == "pass"
+    assert (
+        bwrap.verify('echo "$1-$2"', [StdioTest(args=("a b", "c"), expected_stdout="a b-c")], language="bash").status
+        == "pass"
+    )
     assert bwrap.run("while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxx; done", language="bash").status == "output"
 
 
 def test_languages_say_why_not() -> None:
     for found in languages("landlock"):
-        assert found.ok == (found.name == "python") and found.why
+        assert found.ok == (found.name == "python")
+        assert found.why

@@ -24,10 +24,12 @@ scalars = (
 keys = st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=2) | st.tuples(st.integers(0, 2))
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(keys, inner, max_size=3)
-    | st.sets(keys, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(keys, inner, max_size=3)
+        | st.sets(keys, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -175,7 +177,8 @@ def test_hostile_sources_do_not_break_the_supervisor(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["10 ** 10 ** 10", "[0] * 10 ** 12", "'a' * 10 ** 12", "'%99999999d' % 1", "round(5, -10 ** 9)", "bytes(10 ** 12)"]
+    "source",
+    ["10 ** 10 ** 10", "[0] * 10 ** 12", "'a' * 10 ** 12", "'%99999999d' % 1", "round(5, -10 ** 9)", "bytes(10 ** 12)"],
 )
 def test_the_supervisor_refuses_to_compute_much(source: str) -> None:
     with pytest.raises((TooMuch, OverflowError)):

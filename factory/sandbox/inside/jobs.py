@@ -61,6 +61,7 @@ class Zygote:
         self._start, self._config, self._modules = start, config, modules
         self.pid, self.control = 0, socket.socket()
         self.shared = 0
+        self.fresh = bool(config["fresh"])
 
     def ready(self) -> None:
         """Start it unless it runs. Raises `Unable` with what it said."""
@@ -145,6 +146,8 @@ class WarmJob(Job):
             raise Unable("the warm interpreter died during a job")
         status, self.cpu, peak = marshal.loads(message)
         self.status = os.waitstatus_to_exitcode(status)
+        if self.zygote.fresh and self.status > 128:
+            self.status = 128 - self.status  # the job's own reaper says it as a shell would
         self.peak = peak * 1024
 
     def memory(self) -> int:

@@ -27,11 +27,7 @@ class NotPlain(ValueError):
 try:
     from _json import encode_basestring_ascii as _quote
 except ImportError:  # an interpreter without the accelerator
-
-    def _quote(text: str) -> str:
-        from json.encoder import py_encode_basestring_ascii
-
-        return py_encode_basestring_ascii(text)
+    from json.encoder import py_encode_basestring_ascii as _quote
 
 
 class _Encoder:

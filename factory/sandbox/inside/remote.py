@@ -16,11 +16,63 @@ from factory.sandbox.inside.plain import NotPlain, decode, parse
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     name: getattr(operator, name)
-    for name in ["eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor", "neg", "pos", "invert", "lshift", "rshift", "matmul", "getitem", "setitem", "delitem", "contains", "iadd", "isub", "imul"]
+    for name in [
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "and_",
+        "or_",
+        "xor",
+        "neg",
+        "pos",
+        "invert",
+        "lshift",
+        "rshift",
+        "matmul",
+        "getitem",
+        "setitem",
+        "delitem",
+        "contains",
+        "iadd",
+        "isub",
+        "imul",
+    ]
 }
 OPERATIONS |= {
     name: getattr(builtins, name)
-    for name in ["len", "iter", "next", "str", "repr", "bool", "hash", "int", "float", "abs", "isinstance", "issubclass", "getattr", "setattr", "delattr", "hasattr", "format", "round", "reversed", "callable", "divmod"]
+    for name in [
+        "len",
+        "iter",
+        "next",
+        "str",
+        "repr",
+        "bool",
+        "hash",
+        "int",
+        "float",
+        "abs",
+        "isinstance",
+        "issubclass",
+        "getattr",
+        "setattr",
+        "delattr",
+        "hasattr",
+        "format",
+        "round",
+        "reversed",
+        "callable",
+        "divmod",
+    ]
 }
 _MAX_OBJECTS = 100_000
 

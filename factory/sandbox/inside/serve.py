@@ -240,7 +240,3 @@ def main() -> None:
     finally:
         if keeper is not None:
             keeper.close()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

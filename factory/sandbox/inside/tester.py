@@ -152,7 +152,26 @@ def _forward(name: str, operation: str) -> None:
     setattr(Proxy, name, method)
 
 
-for _name in ["lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "xor", "neg", "pos", "invert", "lshift", "rshift", "matmul"]:
+for _name in [
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "xor",
+    "neg",
+    "pos",
+    "invert",
+    "lshift",
+    "rshift",
+    "matmul",
+]:
     _forward(f"__{_name}__", _name)
 for _name in ["getitem", "setitem", "delitem", "contains", "iadd", "isub", "imul"]:
     _forward(f"__{_name}__", _name)

@@ -8,6 +8,7 @@ ignores signals from its namespace, it is not dumpable, and the filter refuses t
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -24,7 +25,40 @@ from factory.sandbox.inside import limits, runner, seccomp
 WORK = "/work"
 CONTROL_FD = 3
 _FRESH = 0x20000000 | 0x08000000 | 0x40000000 | 0x04000000  # PID, IPC, network and host name; mounts come by tmpfs
-_WARM = ["abc", "array", "ast", "base64", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "struct", "textwrap", "time", "traceback", "typing", "types", "unicodedata"]
+_WARM = [
+    "abc",
+    "array",
+    "ast",
+    "base64",
+    "bisect",
+    "cmath",
+    "collections",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "hashlib",
+    "heapq",
+    "io",
+    "itertools",
+    "json",
+    "math",
+    "operator",
+    "random",
+    "re",
+    "statistics",
+    "string",
+    "struct",
+    "textwrap",
+    "time",
+    "traceback",
+    "typing",
+    "types",
+    "unicodedata",
+]
 _libc = limits.load_libc()
 
 
@@ -115,10 +149,8 @@ def _duplicate(number: int) -> int:
 
 
 def _kill_all() -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _reap_all() -> None:

@@ -8,31 +8,45 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory import __version__
-from factory.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, UserError
+from factory.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, UserError, near
 
 if TYPE_CHECKING:
-    from factory.generate import Outcome
     from omegaconf import DictConfig
 
+    from factory.generate import Outcome
+
+# What each command takes, and what it does.
 COMMANDS = {
-    "generate": "make records, score them, keep the good ones     task=code n=16",
-    "export": "write a run's records for a trainer             run=code format=sft",
-    "report": "draw a run's report again                       run=code",
-    "explain": "tell one record's whole story                   RECORD_ID",
-    "doctor": "say what this machine can do, and how to mend what it cannot",
+    "generate": ("KEY=VALUE ...", "make records, score them, keep the good ones"),
+    "export": ("KEY=VALUE ...", "write a run's records for a trainer"),
+    "report": ("run=NAME", "draw a run's report again"),
+    "explain": ("RECORD_ID", "tell one record's whole story"),
+    "doctor": ("", "say what this machine can do, and how to mend what it cannot"),
 }
 _CONFIGURED = ("generate", "export")
-# What Hydra does itself: show the configuration, sweep over values, complete words.
-_HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve",
-                "--package", "-p", "--config-dir", "-cd")  # fmt: skip
+_HELP = ("--help", "-h")
+# What Hydra does itself: show the configuration, sweep over values.
+_HYDRA_FLAGS = (
+    *_HELP,
+    "--hydra-help",
+    "--multirun",
+    "-m",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--resolve",
+    "--package",
+    "-p",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,23 +76,26 @@ def _complain(error: UserError) -> None:
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("--help", "-h", "help"):
+    if not words or words[0] in (*_HELP, "help"):
         print(_overview())
         return EXIT_DONE
     if words[0] == "--version":
         print(__version__)
         return EXIT_DONE
-    if words[0].startswith("-sc") or words[0].startswith("--shell-completion"):
+    if words[0].startswith(("-sc", "--shell-completion", "--shell_completion")):
         return _complete(words)
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
-        near = get_close_matches(command, COMMANDS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"no command {command!r}{hint} (there is {', '.join(COMMANDS)})")
+        raise ConfigError(f"no command {command!r}{near(command, COMMANDS)} (there is {', '.join(COMMANDS)})")
     if command in _CONFIGURED:
         if any(word.split("=")[0] in _HYDRA_FLAGS for word in rest):
             return _through_hydra(command, rest)
         return _compose_and_run(command, rest)
+    if set(rest) & set(_HELP):
+        usage, text = COMMANDS[command]
+        print(f"python -m factory {command} {usage}".rstrip() + f"\n{text}")
+        return EXIT_DONE
+    gc.enable()
     simple = {"report": _report, "explain": _explain, "doctor": _doctor}
     return simple[command](rest)
 
@@ -90,9 +107,9 @@ def _overview() -> str:
         found = {file.stem for folder in search_path("conf") for file in (folder / group).glob("*.yaml")}
         return ", ".join(sorted(found))
 
-    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:<10}{usage:<15}{text}" for name, (usage, text) in COMMANDS.items())
     return (
-        f"A factory for post-training data.\n\npython -m factory COMMAND [KEY=VALUE ...]\n{commands}\n\n"
+        f"A factory for post-training data.\n\npython -m factory COMMAND ...\n{commands}\n\n"
         f"  tasks     {names('task')}\n  models    {names('model')}\n  engines   {names('engine')}\n"
         f"  scorers   {names('scorer')}\n\n"
         "python -m factory COMMAND --help tells its keys. The first thing to try: python -m factory generate task=code"
@@ -112,26 +129,54 @@ def _compose_and_run(command: str, overrides: list[str]) -> int:
 def _through_hydra(command: str, words: list[str]) -> int:
     """Help, sweeps and configuration dumps: Hydra's own command line, with the same settings behind it."""
     import hydra
+    from hydra._internal.utils import get_args_parser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    from factory.config import register_user_conf, resolve
+    from factory.config import fail_on, first_line, register_user_conf, resolve, rewrite_overrides
     from factory.prompts import data_dir
 
     register_user_conf()
-    sweep = {"--multirun", "-m"} & set(words)
-    if sweep and not any(word.startswith(("run=", "out=")) for word in words):
-        words = [*words, "run=${task.name}-${hydra:job.override_dirname}"]
+    arguments = get_args_parser().parse_intermixed_args(words)
+    flags = [word for word in words if word not in arguments.overrides]
+    overrides, problems = rewrite_overrides(arguments.overrides, sweep=arguments.multirun)
+    fail_on(problems)
     statuses = []
 
     def job(config: DictConfig) -> None:
-        problems: list[str] = []
-        statuses.append(_run(command, resolve(config, problems), problems))
+        if arguments.multirun:
+            _name_run(command, config)
+        try:
+            statuses.append(_run(command, resolve(config, []), []))
+        except UserError as error:  # this run's end, not the sweep's
+            _complain(error)
+            statuses.append(error.status)
 
-    sys.argv = [f"python -m factory {command}", *words]
-    hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command)(job)()
+    sys.argv = [f"python -m factory {command}", *flags, *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
+    try:
+        hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command)(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(first_line(error)) from error
     return max(statuses, default=EXIT_DONE)
 
 
+def _name_run(command: str, config: DictConfig) -> None:
+    """Give each run of a sweep a folder of its own, named by the values that it alone has."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    swept = {
+        entry.key_or_group for entry in OverridesParser.create().parse_overrides(words) if entry.is_sweep_override()
+    }
+    own = [word.lstrip("+") for word in HydraConfig.get().overrides.task if word.lstrip("+").split("=")[0] in swept]
+    if command == "generate" and not {"run", "out"} & {word.lstrip("+").split("=")[0] for word in words}:
+        config.run = re.sub(r"[^\w.=,+@-]+", "_", "-".join([config.task.name, *own]))
+
+
 def _run(command: str, composed: dict[str, Any], problems: list[str]) -> int:
+    gc.enable()
     if command == "generate":
         return _generate(composed, problems)
     return _export(composed, problems)
@@ -147,7 +192,6 @@ def _generate(composed: dict[str, Any], problems: list[str]) -> int:
     plan = make_plan(composed, problems)
     display = Display()
     # What is loaded by now stays: look at new objects only, and not too often.
-    gc.enable()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
 
@@ -189,8 +233,9 @@ def _run_folder(words: Sequence[str]) -> Path:
             raise ConfigError(f"{word!r} is not understood here: give run=NAME or out=DIR")
         folder = Path(value) if key == "out" else Path("outputs") / value
     if not (folder / "journal.db").exists():
-        there = sorted(path.parent.name for path in Path("outputs").glob("*/journal.db"))
-        raise ConfigError(f"{folder} holds no run; there is {', '.join(there) or 'none yet'}")
+        from factory.outputs import no_run
+
+        raise no_run(folder)
     return folder
 
 
@@ -211,6 +256,10 @@ def _explain(words: list[str]) -> int:
     if len(ids) != 1:
         raise ConfigError("explain needs one record id (or its first characters): python -m factory explain 3fa4")
     folders = [_run_folder(named)] if named else sorted(path.parent for path in Path("outputs").glob("*/journal.db"))
+    if not folders:
+        raise ConfigError(
+            "there is no run in outputs/ yet; name one with out=DIR, or make one: python -m factory generate"
+        )
     return explain(ids[0], folders, Console())
 
 
@@ -218,21 +267,29 @@ def _doctor(words: list[str]) -> int:
     from factory.doctor import examine
 
     if words:
-        raise ConfigError(f"doctor takes no {words[0]!r}")
+        raise ConfigError(f"doctor takes nothing, but was given {' '.join(words)}")
     return examine()
 
 
 def _complete(words: list[str]) -> int:
-    """Tab completion: `eval "$(factory -sc install=bash)"`. The commands are ours, the keys after them Hydra's."""
+    """Tab completion: `eval "$(factory -sc install=bash)"`. Commands and runs are ours, keys and values Hydra's."""
+    import hydra
+
+    from factory.config import register_user_conf
+    from factory.prompts import data_dir
+
     line = os.environ.get("COMP_LINE", "")
-    asked = next((word.partition("=")[2] for word in words if word.startswith("query")), None)
+    asked = any(word.startswith("query") for word in words)
     parts = line.split()
-    if asked is None or (len(parts) > 1 and parts[1] in _CONFIGURED):
-        command = parts[1] if asked is not None else "generate"
-        if asked is not None:
-            os.environ["COMP_LINE"] = line.replace(f"{parts[0]} {command}", parts[0], 1)
-        return _through_hydra(command, words)
-    begun = "" if line.endswith(" ") else parts[-1] if len(parts) > 1 else ""
-    if len(parts) < 2 or (len(parts) == 2 and begun):
-        print("\n".join(name for name in COMMANDS if name.startswith(begun)))
+    begun = "" if line[-1:].isspace() or len(parts) < 2 else parts[-1]
+    command = parts[1] if len(parts) > 2 or (len(parts) == 2 and not begun) else ""
+    if not asked or command in _CONFIGURED:
+        register_user_conf()
+        os.environ["COMP_LINE"] = re.sub(r"^\s*\S+\s+\S+", "factory", line)
+        sys.argv = ["factory", *words]
+        hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command or "generate")(print)()
+        return EXIT_DONE
+    runs = [f"run={path.parent.name}" for path in Path("outputs").glob("*/journal.db")]
+    offered = {"": list(COMMANDS), "report": runs, "explain": runs}.get(command, [])
+    print("\n".join(sorted(name for name in offered if name.startswith(begun))))
     return EXIT_DONE

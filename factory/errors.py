@@ -7,6 +7,7 @@ goes on. Anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from difflib import get_close_matches
@@ -65,11 +66,17 @@ class GeneratorError(RecordError):
 async def boundary(kind: type[RecordError], name: str) -> AsyncIterator[None]:
     """Turn whatever plug-in code raises into a `kind` that names the plug-in, so that it is data of one record.
 
-    `UserError` and `RecordError` pass through as they are; so does cancellation, which is not an `Exception`.
+    `UserError` and `RecordError` pass through as they are; so does this task's cancellation, but not one that plug-in
+    code let out of its own tasks.
     """
     try:
         yield
     except (UserError, RecordError):
         raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise kind(f"{name}: it cancelled itself") from error
     except Exception as error:
         raise kind(f"{name}: {type(error).__name__}: {error}") from error

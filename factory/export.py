@@ -23,6 +23,7 @@ from factory.outputs import (
     carried_columns,
     column_types,
     final_fates,
+    no_run,
     plain_turns,
     read_manifest,
     turns_type,
@@ -40,8 +41,7 @@ def export(settings: ExportSettings) -> str:
     """Write the export and say, in a line, what was written. Raises `ConfigError` where there is nothing to write."""
     folder, target = Path(settings.out), Path(settings.to)
     if not (folder / "journal.db").exists():
-        there = sorted(path.parent.name for path in Path("outputs").glob("*/journal.db"))
-        raise ConfigError(f"run={settings.run}: {folder} holds no run; there is {', '.join(there) or 'none yet'}")
+        raise no_run(folder)
     with Journal(folder / "journal.db") as journal:
         present = journal.current_config()
         if present is None:
@@ -206,16 +206,12 @@ def _pair_schema() -> pyarrow.Schema:
 
 def _write(target: Path, rows: Iterator[dict[str, Any]], schema: pyarrow.Schema) -> int:
     """Write Parquet into `target`, replacing what an earlier export left there."""
-    shards = None
     try:
-        shards = Shards(target, schema)
-        for row in rows:
-            shards.add(row)
-        if shards.count:
-            shards.finish()
-        return shards.count
+        with Shards(target, schema) as shards:
+            for row in rows:
+                shards.add(row)
+            if shards.count:
+                shards.finish()
+            return shards.count
     except OSError as error:
         raise unwritable(target, error) from error
-    finally:
-        if shards is not None:
-            shards.abandon()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import functools
+import importlib
 import itertools
 import os
 import time
@@ -63,7 +64,7 @@ async def generate(plan: Plan, display: Display) -> Outcome:
         raise unwritable(folder, error) from error
     with RunLock(folder):
         prepare_folder(folder, plan.composed)
-        with Journal(folder / "journal.db", display.say) as journal:
+        with Journal(folder / "journal.db", display.say) as journal, journal.reported():
             run = _Run(plan, folder, journal, display)
             return await run.to_end()
 
@@ -90,7 +91,7 @@ class _Run:
             return engine
         found: dict[str, Any] = {}
         if engine.concurrency == "auto":
-            found["concurrency"] = 64 if cpu_build() else 256
+            found["concurrency"] = 128 if cpu_build() else 256
         if engine.max_model_len is None and model.context is not None:
             found["max_model_len"] = model.context
         return engine.model_copy(update=found)
@@ -134,7 +135,10 @@ class _Run:
             if self.plan.generator.uses_sandbox or any(scorer.uses_sandbox for scorer in scorers):
                 self.sandbox = await stack.enter_async_context(open_sandbox(self.plan.settings.sandbox))
             self.asker = Asker(self.journal, functools.partial(self._start_engine, stack), self.identity)
-            yield
+            try:
+                yield
+            finally:
+                await self.asker.stop_starting()
 
     async def _start_engine(self, stack: contextlib.AsyncExitStack) -> EngineClient:
         plan, engine = self.plan, self.engine
@@ -195,6 +199,8 @@ class _Run:
         try:
             async with self._engine_room():
                 self.display.engine = lambda: self.asker.live
+                # While the first answers are on their way: the end of the run needs it, and need not wait then.
+                asyncio.get_running_loop().run_in_executor(None, _load_writers)
                 await pipeline.run(itertools.islice(plan.source.items(), plan.attempts))
         except Stopped as error:
             stopped = error
@@ -203,10 +209,14 @@ class _Run:
             raise
         except (asyncio.CancelledError, KeyboardInterrupt):
             self.display.end()
-            self.finish(Stopped("interrupted"))
+            with contextlib.suppress(UserError):  # the journal holds it all
+                self.finish(Stopped("interrupted"))
             raise
         self.display.end()
-        return self.finish(stopped)
+        try:
+            return self.finish(stopped)
+        except UserError as error:  # no room to write what came of it, most likely for the reason that stopped the run
+            raise stopped or Stopped(*error.problems) from error
 
     def _workers(self) -> int:
         settings = self.plan.settings
@@ -217,7 +227,9 @@ class _Run:
         servers = len(engine.urls) if isinstance(engine, OpenAIEngine) else len(self._placements(engine))
         assert engine.concurrency != "auto"
         capacity = engine.concurrency * servers
-        return capacity * 3 // 2 if self.plan.generator.uses_sandbox else capacity
+        workers = capacity * 3 // 2 if self.plan.generator.uses_sandbox else capacity
+        # Few records wanted: many more seeds at once would only finish together, too late to be of use.
+        return workers if self.plan.wanted is None else min(workers, max(16, 4 * self.plan.wanted))
 
     def _placements(self, engine: VllmEngine) -> list[Placement]:
         assert self.model is not None
@@ -281,6 +293,11 @@ class _Run:
                 f"Try more seeds with attempts={2 * max(1, totals.seeds)}, or see in {self.folder}/report.html why the others were lost."
             )
         return Outcome(EXIT_STOPPED if stopped else EXIT_DONE, manifest, stopped)
+
+
+def _load_writers() -> None:
+    for name in ("pyarrow.json", "pyarrow.parquet", "factory.card", "factory.report"):
+        importlib.import_module(name)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

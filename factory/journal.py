@@ -8,6 +8,7 @@ killed process loses nothing that was committed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import itertools
 import os
@@ -16,7 +17,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,18 +47,38 @@ _INSERT_RESPONSE = "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?)"
 _INSERT_RECORD = "INSERT OR REPLACE INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
 _DELETE_REST = "DELETE FROM records WHERE config=? AND seed_index=? AND sample>=?"
 _INSERT_DRAW = "INSERT OR IGNORE INTO draws VALUES (?,?)"
+_BLOBS = {
+    "configs": ("config",),
+    "responses": ("request", "response"),
+    "records": ("record", "story"),
+    "draws": ("value",),
+}
 _BATCH = 2000
+_Statement = tuple[str, tuple[Any, ...]]
+
+
+class Damaged(sqlite3.DatabaseError):
+    """The file holds something else than what was written."""
 
 
 def pack(value: Any) -> bytes:
-    """JSON, deflated where that pays."""
+    """JSON, deflated where that pays, after its checksum: SQLite would not notice a byte that the disk changed."""
     data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    return zlib.compress(data, 1) if len(data) > 2000 else data
+    if len(data) > 2000:
+        data = zlib.compress(data, 1)
+    return zlib.crc32(data).to_bytes(4, "big") + data
+
+
+def intact(data: Any) -> bool:
+    """Whether this is still what `pack` returned."""
+    return isinstance(data, bytes) and zlib.crc32(data[4:]).to_bytes(4, "big") == data[:4]
 
 
 def unpack(data: bytes) -> Any:
-    """The value that `pack` was given."""
-    return orjson.loads(zlib.decompress(data) if data[:1] == b"x" else data)
+    """The value that `pack` was given. Raises `Damaged` where it is lost."""
+    if not intact(data):
+        raise Damaged("malformed: a row's checksum is wrong")
+    return orjson.loads(zlib.decompress(data[4:]) if data[4:5] == b"x" else data[4:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +148,10 @@ class Journal:
         except sqlite3.DatabaseError as error:
             if not _torn(error):
                 raise _cannot_open(path, error) from error
-            kept = salvage(path)
-            notice(kept)
+            notice(salvage(path))
             self._open()
-        self._queue: queue.SimpleQueue[tuple[str, tuple[Any, ...], asyncio.Future[None] | None] | None]
-        self._queue = queue.SimpleQueue()
+        self._suspect.unlink(missing_ok=True)
+        self._queue: queue.SimpleQueue[tuple[list[_Statement], asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._write_groups, name="journal", daemon=True)
         self._thread.start()
@@ -146,13 +166,37 @@ class Journal:
             raise UserError(f"{self.path} was written by another version of the factory (schema {version}).")
         self._reader.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         self._reader.commit()
-        check = self._reader.execute("PRAGMA quick_check(1)").fetchone()[0] if self._small() else "ok"
-        if check != "ok":
-            self._reader.close()
-            raise sqlite3.DatabaseError(f"malformed: {check}")
+        self._has_past = self._reader.execute("SELECT 1 FROM responses LIMIT 1").fetchone() is not None
+        # Checking costs a second or so for each 100 MB; a larger file is checked when reading it met damage.
+        if self.path.stat().st_size < 64_000_000 or self._suspect.exists():
+            self._check()
 
-    def _small(self) -> bool:
-        return self.path.stat().st_size < 64_000_000
+    def _check(self) -> None:
+        found = self._reader.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise Damaged(f"malformed: {found}")
+        self._reader.create_function("intact", 1, intact, deterministic=True)
+        for table, blobs in _BLOBS.items():
+            where = " OR ".join(f"NOT intact({blob})" for blob in blobs)
+            if self._reader.execute(f"SELECT 1 FROM {table} WHERE {where} LIMIT 1").fetchone():
+                raise Damaged(f"malformed: a row of {table} has a wrong checksum")
+
+    @property
+    def _suspect(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.suspect")
+
+    @contextlib.contextmanager
+    def reported(self) -> Iterator[None]:
+        """What SQLite says about this file, said to the user, with the remedy."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if not _torn(error):
+                raise _cannot_write(self.path, error) from error
+            self._suspect.touch()
+            raise Stopped(
+                f"{self.path} is damaged ({error}). Give the same command again: it recovers what can be read."
+            ) from error
 
     # ---- writing
 
@@ -167,14 +211,14 @@ class Journal:
                 except queue.Empty:
                     break
             closing = None in group
-            waiting = [item[2] for item in group if item is not None and item[2] is not None]
+            waiting = [item[1] for item in group if item is not None]
             error: Exception | None = self._failure
             if error is None:
                 try:
                     with connection:
                         for item in group:
-                            if item is not None:
-                                connection.execute(item[0], item[1])
+                            for statement, row in item[0] if item is not None else ():
+                                connection.execute(statement, row)
                 except (sqlite3.Error, OSError) as raised:
                     error = self._failure = raised
             if waiting:
@@ -185,19 +229,14 @@ class Journal:
                     pass
         connection.close()
 
-    def _put(self, statement: str, row: tuple[Any, ...]) -> asyncio.Future[None]:
+    async def _write(self, *statements: _Statement) -> None:
+        """All of the statements or, where the process dies, none; returns once they are in the file."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put((statement, row, future))
-        return future
-
-    async def _written(self, future: asyncio.Future[None]) -> None:
+        self._queue.put((list(statements), future))
         try:
             await future
         except (sqlite3.Error, OSError) as error:
-            raise Stopped(
-                f"cannot write {self.path}: {error}. What was written is kept; make room (or mend the disk) and give "
-                "the same command again."
-            ) from error
+            raise _cannot_write(self.path, error) from error
 
     async def add_response(self, key: str, label: str, request: Request, response: Response) -> None:
         """Returns once the response is in the file."""
@@ -214,11 +253,11 @@ class Journal:
             pack(request.as_json()),
             pack(answer),
         )
-        await self._written(self._put(_INSERT_RESPONSE, row))
+        await self._write((_INSERT_RESPONSE, row))
 
     async def add_fates(self, config: int, item: str, fates: list[Fate], fingerprints: list[str | None]) -> None:
         """Write what became of one seed item (`item` is its digest); a later fate of the same place replaces it."""
-        future = self._put(_DELETE_REST, (config, fates[0].seed_index, len(fates)))
+        statements: list[_Statement] = [(_DELETE_REST, (config, fates[0].seed_index, len(fates)))]
         for fate, fingerprint in zip(fates, fingerprints, strict=True):
             record = fate.record
             row = (
@@ -235,8 +274,8 @@ class Journal:
                 pack(record.model_dump(mode="json")),
                 pack(fate.story),
             )
-            future = self._put(_INSERT_RECORD, row)
-        await self._written(future)
+            statements.append((_INSERT_RECORD, row))
+        await self._write(*statements)
 
     async def draw(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make()` returned the first time this name was asked for: the same on every later run."""
@@ -244,7 +283,7 @@ class Journal:
         if row is not None:
             return unpack(row[0])
         value = make()
-        await self._written(self._put(_INSERT_DRAW, (name, pack(value))))
+        await self._write((_INSERT_DRAW, (name, pack(value))))
         return value
 
     def close(self) -> None:
@@ -284,13 +323,17 @@ class Journal:
         return None if row is None else (int(row[0]), unpack(row[1]))
 
     def response(self, key: str) -> Response | None:
-        row = self._reader.execute(
-            "SELECT response, seconds, prompt_tokens, completion_tokens FROM responses WHERE key=?",
-            (bytes.fromhex(key),),
-        ).fetchone()
-        if row is None:
+        """The answer that an earlier invocation paid for. (This one asks every key once: nothing of its own is here.)"""
+        if not self._has_past:
             return None
-        answer = unpack(row[0])
+        with self.reported():  # plug-in code asks, and would be blamed
+            row = self._reader.execute(
+                "SELECT response, seconds, prompt_tokens, completion_tokens FROM responses WHERE key=?",
+                (bytes.fromhex(key),),
+            ).fetchone()
+            if row is None:
+                return None
+            answer = unpack(row[0])
         return Response(answer["text"], answer["finish_reason"], row[2], row[3], row[1], answer.get("logprobs"))
 
     def exchange(self, key: str) -> dict[str, Any] | None:
@@ -394,6 +437,13 @@ def _torn(error: sqlite3.DatabaseError) -> bool:
     return not isinstance(error, sqlite3.OperationalError) or "malformed" in str(error)
 
 
+def _cannot_write(path: Path, error: Exception) -> Stopped:
+    return Stopped(
+        f"cannot write {path}: {error}. What was written is kept; make room (or mend the disk) and give the same command "
+        "again."
+    )
+
+
 def _cannot_open(path: Path, error: Exception) -> UserError:
     return UserError(
         f"cannot open {path}: {error}. Choose a folder of yours with out=DIR, or make room and mend its permissions."
@@ -413,8 +463,11 @@ def salvage(path: Path) -> str:
     new = _connect(path)
     new.executescript(_SCHEMA)
     copied = {}
-    for table in ("configs", "responses", "records", "draws"):
+    for table in _BLOBS:
         copied[table] = _copy_readable(aside, new, table)
+    # Whose configuration is lost, nobody knows what they were decided by; the answers serve all the same.
+    new.execute("DELETE FROM records WHERE config NOT IN (SELECT id FROM configs)")
+    copied["records"] = new.execute("SELECT count(*) FROM records").fetchone()[0]
     new.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     new.commit()
     new.close()
@@ -432,9 +485,13 @@ def _copy_readable(source: Path, target: sqlite3.Connection, table: str) -> int:
             order = "ORDER BY rowid" if table in ("configs", "responses") else "ORDER BY 1, 2"
             if table == "draws":
                 order = "ORDER BY 1"
-            for row in old.execute(f"SELECT * FROM {table} {order} {direction}"):
-                marks = ",".join("?" * len(row))
-                copied += target.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row).rowcount
+            cursor = old.execute(f"SELECT * FROM {table} {order} {direction}")
+            names = [column[0] for column in cursor.description]
+            blobs = [names.index(blob) for blob in _BLOBS[table]]
+            marks = ",".join("?" * len(names))
+            for row in cursor:
+                if all(intact(row[blob]) for blob in blobs):
+                    copied += target.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row).rowcount
         except sqlite3.DatabaseError:
             continue
         finally:

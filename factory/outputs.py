@@ -5,6 +5,7 @@ Every file is written beside its place and moved there whole, so that a reader n
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from factory.errors import ConfigError, near
 from factory.journal import Fate, Journal, unwritable
 from factory.records import Message, Record
 
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 ROWS_A_GROUP = 5_000
 ROWS_A_FILE = 200_000
 RESERVED = ("id", "task", "messages", "scores", "meta", "reason", "parents", "usage")
+
+
+def no_run(folder: Path) -> ConfigError:
+    """What to say where a folder is not a run's, and which ones are."""
+    there = sorted(path.parent.name for path in Path("outputs").glob("*/journal.db"))
+    return ConfigError(f"{folder} holds no run{near(folder.name, there)} (there is {', '.join(there) or 'none yet'})")
 
 
 def final_fates(journal: Journal, config: int, wanted: int | None) -> Iterator[Fate]:
@@ -82,18 +90,15 @@ def write_data(folder: Path, fates: Iterable[Fate], columns: Mapping[str, str], 
     """
     totals = Totals()
     schema = data_schema(columns, scores)
-    kept, rejected = Shards(folder / "data", schema), Shards(folder / "rejected", schema)
     try:
-        for fate in fates:
-            totals.count(fate)
-            (kept if fate.record.kept else rejected).add(_row(fate.record, columns))
-        kept.finish()
-        rejected.finish()
+        with Shards(folder / "data", schema) as kept, Shards(folder / "rejected", schema) as rejected:
+            for fate in fates:
+                totals.count(fate)
+                (kept if fate.record.kept else rejected).add(_row(fate.record, columns))
+            kept.finish()
+            rejected.finish()
     except OSError as error:
         raise unwritable(folder, error) from error
-    finally:
-        kept.abandon()
-        rejected.abandon()
     return totals
 
 
@@ -153,9 +158,13 @@ class Shards:
             self._writer.close()
             self._writer = None
 
-    def abandon(self) -> None:
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         """Let go of what is not finished; nothing happens after `finish`."""
-        self._close()
+        with contextlib.suppress(OSError):  # a full disk was told already
+            self._close()
         shutil.rmtree(self._fresh, ignore_errors=True)
 
 

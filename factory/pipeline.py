@@ -212,10 +212,11 @@ class Pipeline:
         try:
             context = self.make_context(item)
             records, final = await self._records(item, context)
-            story = {"item": item.digest, "exchanges": context.exchanges}
-            fates = [Fate(item.index, sample, record, story, final) for sample, record in enumerate(records)]
-            prints = [self.generator.fingerprint(record) for record in records]
-            await self.journal.add_fates(self.config, item.digest, fates, prints)
+            try:
+                prints = await self._write(item, context, records, final)
+            except RecordError as error:
+                records = [context.record((), self._seed_meta(item), reason=str(error))]
+                prints = await self._write(item, context, records, final)
         finally:
             progress.in_flight -= 1
         kept = [mark for record, mark in zip(records, prints, strict=True) if record.kept]
@@ -231,15 +232,27 @@ class Pipeline:
                     task.cancel()
         self.on_progress(progress)
 
+    async def _write(self, item: Item, context: Context, records: list[Record], final: bool) -> list[str | None]:
+        """Journal the records; returns their fingerprints. Raises `RecordError` where a plug-in left no plain data."""
+        async with boundary(GeneratorError, self.generator.__class__.__name__):
+            prints = [self.generator.fingerprint(record) if record.kept else None for record in records]
+        story = {"item": item.digest, "exchanges": context.exchanges}
+        fates = [Fate(item.index, sample, record, story, final) for sample, record in enumerate(records)]
+        try:
+            await self.journal.add_fates(self.config, item.digest, fates, prints)
+        except (TypeError, ValueError) as error:
+            raise GeneratorError(f"the record is not JSON: {error}") from error
+        return prints
+
     async def _records(self, item: Item, context: Context) -> tuple[list[Record], bool]:
         """The item's records with their fates, and whether these are final (an engine's failure is not)."""
         try:
             async with boundary(GeneratorError, self.generator.__class__.__name__):
                 made = list(await self.generator.generate(item, context))
         except RecordError as error:
-            return [context.record((), _seed_meta(item), reason=str(error))], error.final
+            return [context.record((), self._seed_meta(item), reason=str(error))], error.final
         if not made:
-            return [context.record((), _seed_meta(item), reason="the generator gave no record")], True
+            return [context.record((), self._seed_meta(item), reason="the generator gave no record")], True
         final = True
         records = []
         for record in made:
@@ -256,11 +269,11 @@ class Pipeline:
             return record
         scores: dict[str, Score] = {}
         for name, scorer in self.scorers.items():
-            if self.rule.decide(scores)[0] is False:
+            if self._decide(scores)[0] is False:
                 break
             async with boundary(ScorerError, name):
                 scores |= await scorer.score(record, context)
-        kept, reason = self.rule.decide(scores)
+        kept, reason = self._decide(scores)
         if kept is None:
             raise ScorerError(
                 f"keep: {self.rule.text!r} cannot be decided from the scores {', '.join(scores) or 'none'}"
@@ -269,12 +282,18 @@ class Pipeline:
             scores = {name: score.model_copy(update={"reason": ""}) for name, score in scores.items()}
         return record.model_copy(update={"scores": scores, "kept": kept, "reason": reason, "usage": context.usage})
 
+    def _decide(self, scores: Mapping[str, Score]) -> tuple[bool | None, str]:
+        try:
+            return self.rule.decide(scores)
+        except ArithmeticError as error:
+            raise ScorerError(f"keep: {self.rule.text!r}: {error}") from error
 
-def _seed_meta(item: Item) -> dict[str, object]:
-    try:
-        return {"seed": dict(item.row)}
-    except RecordError:
-        return {}
+    def _seed_meta(self, item: Item) -> dict[str, object]:
+        """What a record that was never made still tells: its seed row, where the generator's records have it."""
+        try:
+            return dict(item.row) if self.generator.carries_columns else {"seed": dict(item.row)}
+        except RecordError:
+            return {}
 
 
 def _being_cancelled() -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from factory import config
 from factory.engine.server_plan import cpu_build
+from factory.errors import ConfigError
 from factory.generators.base import Generator
 from factory.pipeline import Scorer
 from factory.prompts import Templates
@@ -19,6 +20,23 @@ from factory.settings import GenerateSettings, OpenAIEngine, VllmEngine
 from factory.sources import Source
 
 ATTEMPTS_FOR_EACH = 60
+
+# In the place of wrong settings, for finding what else is wrong.
+_SOME_ENGINE = {"kind": "openai", "base_url": "http://127.0.0.1"}
+_SOME: Mapping[str, Any] = {
+    **dict.fromkeys(("attempts", "in_flight", "keep")),
+    "n": 1,
+    "seed": 0,
+    "run": "some",
+    "out": "some",
+    "task": {},
+    "source": {},
+    "scorers": {},
+    "sandbox": {},
+    "budget": {},
+    "model": {"name": "some", "path": "some"},
+    "engine": _SOME_ENGINE,
+}
 
 
 @dataclass
@@ -60,17 +78,15 @@ class Plan:
 def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
     """Raises `ConfigError` with every problem: those given, and all that are found here."""
     settings = _settings(composed, problems)
-    config.fail_on(problems if settings is None else [])
-    assert settings is not None
+    if settings is None:
+        raise ConfigError(*problems)
     templates = Templates()
     generator = _generator(settings, templates, problems)
     scorers, rules = _scorers(settings, templates, problems)
     rule = _rule(settings, scorers, rules, problems)
     source = Source(settings.source, settings.seed, getattr(generator, "seeds", None))
-    source_problems = source.check()
-    problems += source_problems
+    columns = _columns(source, problems)
     if generator is not None:
-        columns = None if source_problems else source.columns()
         problems += generator.check(columns)
     wanted, attempts = _bounds(settings, source, problems)
     api_key = _check_engine(settings, problems)
@@ -100,11 +116,25 @@ def _settings(composed: Mapping[str, Any], problems: list[str]) -> GenerateSetti
     if isinstance(engine, Mapping) and engine.get("kind") in kinds:
         # By its own class, so that a wrong key is told against the keys of this engine.
         checked: Any = config.validated(kinds[engine["kind"]], engine, "engine", problems)
-        data["engine"] = checked or {"kind": "openai", "base_url": "http://127.0.0.1"}
+        data["engine"] = checked or _SOME_ENGINE
+    elif isinstance(engine, Mapping):
+        problems.append(f"engine.kind={engine.get('kind')}: should be one of {', '.join(kinds)}, as engine=openai")
+        data["engine"] = _SOME_ENGINE
     if isinstance(data.get("model"), Mapping) and data["model"].get("path") is None:
         problems.append("model.path is not set: name a model, as model=owner/name, or the name that your server knows")
         data["model"] = {**data["model"], "path": "unset", "name": "unset"}
-    return config.validated(GenerateSettings, data, "", problems)
+    return config.validated(GenerateSettings, data, "", problems, _SOME)
+
+
+def _columns(source: Source, problems: list[str]) -> set[str] | None:
+    """The source's columns, its problems told; None where they are not known."""
+    try:
+        found = source.check()
+        problems += found
+        return None if found else source.columns()
+    except ConfigError as error:
+        problems += error.problems
+        return None
 
 
 def _generator(settings: GenerateSettings, templates: Templates, problems: list[str]) -> Generator | None:
@@ -112,21 +142,33 @@ def _generator(settings: GenerateSettings, templates: Templates, problems: list[
     if not isinstance(name, str):
         problems.append("task.generator: must be the dotted name of a generator class")
         return None
+    where = f"task.generator={name}"
     found = config.imported(name, "task.generator", problems)
-    if found is None:
+    if _lacks(found, ("Settings", "generate", "check", "fingerprint"), where, problems):
         return None
-    for attribute in ("Settings", "generate", "check"):
-        if not hasattr(found, attribute):
-            problems.append(f"task.generator={name}: has no {attribute}; see docs/plugging-in.md")
-            return None
     checked = config.validated(found.Settings, settings.task, "task", problems)
-    return found(checked, templates, settings.model.prompt_form) if checked is not None else None
+    if checked is None:
+        return None
+    generator: Generator = found(checked, templates, settings.model.prompt_form)
+    return None if _lacks(generator, ("templates", "uses_sandbox", "carries_columns"), where, problems) else generator
+
+
+def _lacks(plug_in: Any, wanted: Sequence[str], where: str, problems: list[str]) -> bool:
+    """Whether a plug-in (None: it could not be imported) has not all that it must have; tells what."""
+    if plug_in is None:
+        return True
+    missing = [name for name in wanted if not hasattr(plug_in, name)]
+    if missing:
+        problems.append(f"{where}: has no {', no '.join(missing)}; see docs/plugging-in.md")
+    return bool(missing)
 
 
 def _scorers(
     settings: GenerateSettings, templates: Templates, problems: list[str]
-) -> tuple[dict[str, Scorer], list[str]]:
-    scorers, rules = {}, []
+) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """The scorers that are enabled, and their keep rules by the keys that hold them."""
+    scorers: dict[str, Scorer] = {}
+    rules: dict[str, str] = {}
     for key, data in settings.scorers.items():
         where, own = f"scorers.{key}", dict(data)
         name, enabled, keep = own.pop("scorer", None), own.pop("enabled", True), own.pop("keep", None)
@@ -137,26 +179,39 @@ def _scorers(
                             f"{', '.join(config.options('scorer'))} in conf/scorer)")  # fmt: skip
             continue
         found = config.imported(name, f"{where}.scorer", problems)
-        checked = config.validated(found.Settings, own, where, problems) if found is not None else None
+        if _lacks(found, ("Settings", "score"), f"{where}.scorer={name}", problems):
+            continue
+        checked = config.validated(found.Settings, own, where, problems)
         if checked is None or not enabled:
             continue
-        scorer = scorers[key] = found(checked)
+        scorer: Scorer = found(checked)
+        if _lacks(scorer, ("names", "templates", "uses_sandbox"), f"{where}.scorer={name}", problems):
+            continue
+        scorers[key] = scorer
         problems += [problem for template in scorer.templates for problem in templates.check(template)]
-        if keep:
-            rules.append(f"({keep})")
+        if isinstance(keep, str):
+            rules[f"{where}.keep"] = keep
+        elif keep is not None:
+            problems.append(
+                f"{where}.keep={keep}: should be a rule, as {where}.keep='{scorer.names[0]} >= 0.5', or null"
+            )
     return scorers, rules
 
 
 def _rule(
-    settings: GenerateSettings, scorers: Mapping[str, Any], rules: list[str], problems: list[str]
+    settings: GenerateSettings, scorers: Mapping[str, Scorer], rules: Mapping[str, str], problems: list[str]
 ) -> KeepRule | None:
+    """The run's own rule, or what every scorer's says."""
     names = {name for scorer in scorers.values() for name in scorer.names}
-    try:
-        return KeepRule(settings.keep if settings.keep is not None else " and ".join(rules), names)
-    except ValueError as error:
-        where = "keep" if settings.keep is not None else "scorers.*.keep"
-        problems.append(f"{where}: {error}")
-        return None
+    whole = settings.keep if settings.keep is not None else " and ".join(f"({rule})" for rule in rules.values())
+    found: KeepRule | None = None
+    for where, text in {**rules, "keep": whole}.items():
+        try:
+            found = KeepRule(text, names)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+            return None
+    return found
 
 
 def _bounds(settings: GenerateSettings, source: Source, problems: list[str]) -> tuple[int | None, int | None]:

@@ -37,7 +37,7 @@ class Templates:
     """Renders templates by name (`code/chat/solution.j2`) or from text, and names them all by one digest."""
 
     def __init__(self, folders: Sequence[Path] | None = None) -> None:
-        self.folders = [folder for folder in (folders or search_path("prompts")) if folder.is_dir()]
+        self.folders = list(folders or search_path("prompts"))
         self.environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             loader=jinja2.FileSystemLoader(self.folders),
             undefined=jinja2.StrictUndefined,
@@ -65,7 +65,7 @@ class Templates:
         except jinja2.TemplateError as error:
             raise GeneratorError(f"{name}: {type(error).__name__}: {error.message}") from error
 
-    def check(self, name: str, given: set[str] | None = None) -> list[str]:
+    def check(self, name: str, given: set[str] | None = None, within: Sequence[str] = ()) -> list[str]:
         """Problems of a named template: missing, not parsable, or asking for a variable that nobody gives."""
         try:
             source = self._source(name)
@@ -75,9 +75,11 @@ class Templates:
             return [f"template {name!r} was not found in {where}{near(name, known)}"]
         except UnicodeDecodeError as error:
             return [f"template {name!r} is no text: {error}"]
-        return self.check_text(source, given, name)
+        return self.check_text(source, given, name, within)
 
-    def check_text(self, text: str, given: set[str] | None, name: str = "template") -> list[str]:
+    def check_text(
+        self, text: str, given: set[str] | None, name: str = "template", within: Sequence[str] = ()
+    ) -> list[str]:
         try:
             tree = self.environment.parse(text)
             wanted = jinja2.meta.find_undeclared_variables(tree)
@@ -93,8 +95,8 @@ class Templates:
         for other in jinja2.meta.find_referenced_templates(tree):
             if other is None:
                 problems.append(f"{name} includes a template by a computed name; write the name in quotes")
-            elif other != name:
-                problems += [f"{name}: {problem}" for problem in self.check(other)]
+            elif other not in (name, *within):
+                problems += [f"{name}: {problem}" for problem in self.check(other, None, (name, *within))]
         return problems
 
     def referenced(self, text: str) -> list[str]:

@@ -39,10 +39,15 @@ class KeepRule:
             self._tree = ast.parse(self.text, mode="eval").body
         except SyntaxError as error:
             raise ValueError(f"{text!r} is not an expression: {error.msg}") from error
+        except (MemoryError, RecursionError) as error:
+            raise ValueError("is nested too deep") from error
         self._check(self._tree, names)
 
-    def _check(self, node: ast.expr, names: set[str]) -> None:
+    def _check(self, node: ast.expr, names: set[str], number: bool = False) -> None:
+        """`number`: where a number is wanted, as "(a and b) >= 3" reads, but does not mean, both."""
         match node:
+            case ast.BoolOp() if number:
+                raise ValueError(f"{ast.unparse(node)!r} is no number: compare each score by itself")
             case ast.BoolOp(values=parts):
                 pass
             case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=part):
@@ -60,12 +65,18 @@ class KeepRule:
                 parts = []
             case _:
                 raise ValueError(f"{ast.unparse(node)!r} is not allowed: use names, numbers, comparisons, and, or, not")
+        number = isinstance(node, ast.Compare | ast.BinOp) or (
+            isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+        )
         for part in parts:
-            self._check(part, names)
+            self._check(part, names, number)
 
     def decide(self, scores: Mapping[str, Score]) -> tuple[bool | None, str]:
         """(kept, reason): kept is None while scores that decide it are missing; the reason names the failed clause."""
-        kept = _truth(self._tree, scores)
+        try:
+            kept = _truth(self._tree, scores)
+        except ZeroDivisionError:
+            return False, "keep: division by zero"
         return kept, "" if kept or kept is None else _blame(self._tree, scores)
 
 

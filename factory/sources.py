@@ -6,10 +6,15 @@ item all the same, whose row raises `RecordError`: the run counts it as lost, wi
 
 from __future__ import annotations
 
+import codecs
+import base64
+import codecs
 import csv
+import datetime
+import decimal
 import functools
 import hashlib
-import json
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,13 +24,15 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field
 
-from factory.errors import ConfigError, RecordError
+from factory.errors import ConfigError, RecordError, Stopped
 from factory.records import Frozen
 
 Row = Mapping[str, Any]
 Kind = Literal["auto", "own", "rows", "texts", "dataset", "list", "snippets"]
 _ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _TEXTS = (".txt", ".md", ".rst")
+_UNREADABLE = (OSError, ValueError, KeyError, csv.Error)  # what readers of files raise where one is damaged
+csv.field_size_limit(2**31 - 1)  # a cell may hold a book
 
 
 class SourceSettings(Frozen):
@@ -105,18 +112,28 @@ class Source:
             ]
         if self.kind == "snippets" and not self._snippet_files:
             return [f"source.path={settings.path}: holds no file ending in {', '.join(settings.suffixes)}"]
+        if self.kind == "texts" and path.is_file() and settings.kind == "auto" and path.suffix not in _TEXTS:
+            return [f"source.path={settings.path}: rows are read from {', '.join(_ROWS)}, one text from {', '.join(_TEXTS)}; "
+                    "for a text under another name add source.kind=texts"]  # fmt: skip
+        if self.kind == "texts" and next(self._texts(), None) is None:
+            return [f"source.path={settings.path}: holds no file"]
         if self.kind == "rows":
-            return self._check_first_row()
+            return self._check_first_rows()
         return []
 
-    def _check_first_row(self) -> list[str]:
+    def _check_first_rows(self) -> list[str]:
+        """An empty file, or one that is not what its name says: none of its first rows can be read."""
+        where, complaint = f"source.path={self.settings.path}", "is empty; it needs at least one row"
         try:
-            first = next(self._rows(), None)
-        except (OSError, ValueError, KeyError, UnicodeDecodeError, ImportError) as error:
-            return [f"source.path={self.settings.path}: cannot be read: {error}"]
-        if first is None:
-            return [f"source.path={self.settings.path}: is empty; it needs at least one row"]
-        return []
+            for _, load in itertools.islice(self._rows(), 10):
+                try:
+                    load()
+                    return []
+                except RecordError as error:
+                    complaint = f"cannot be read: {error}"
+        except (*_UNREADABLE, ImportError) as error:
+            complaint = f"cannot be read: {error}"
+        return [f"{where}: {complaint}"]
 
     def columns(self) -> set[str] | None:
         """Names that a row has, told from the first one; None where that is not known beforehand."""
@@ -135,9 +152,13 @@ class Source:
         else:
             base = self._repeated() if self.settings.repeat else self._loads()
         limit = self.settings.limit
-        for index, (digest, load) in enumerate(base):
-            if limit is not None and index >= limit:
+        for index in itertools.count() if limit is None else range(limit):
+            try:
+                digest, load = next(base)
+            except StopIteration:
                 return
+            except _UNREADABLE as error:
+                raise Stopped(f"source.path={self.settings.path}: cannot be read after item {index}: {error}") from error
             yield Item(index, digest, load)
 
     def _loads(self) -> Iterator[tuple[str, Callable[[], Row]]]:
@@ -148,8 +169,7 @@ class Source:
         elif self.kind == "texts":
             yield from self._texts()
         elif self.kind == "dataset":
-            for row in self._dataset():
-                yield _digest(json.dumps(row, sort_keys=True, default=str).encode()), functools.partial(dict, row)
+            yield from map(_plain, self._dataset())
         else:
             yield from self._rows()
 
@@ -160,7 +180,7 @@ class Source:
 
     def _repeated(self) -> Iterator[tuple[str, Callable[[], Row]]]:
         seeds = list(self._loads())
-        for epoch in range(2**31):
+        for epoch in range(2**31 if seeds else 0):
             order = random.Random(f"{self.seed}/{epoch}").sample(range(len(seeds)), len(seeds))
             for place in order:
                 digest, load = seeds[place]
@@ -173,10 +193,10 @@ class Source:
         if path.suffix in (".jsonl", ".ndjson"):
             with open(path, "rb") as file:
                 for number, line in enumerate(file, 1):
-                    if line.strip():
+                    if line := line.strip():  # the last line has no end until another follows
                         yield _digest(line), functools.partial(_parse_line, line, path.name, number)
         elif path.suffix == ".json":
-            rows = json.loads(path.read_text())
+            rows = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
             if not isinstance(rows, list):
                 raise ValueError("a .json file must hold a list of rows; for one row a line use .jsonl")
             for number, row in enumerate(rows, 1):
@@ -185,7 +205,7 @@ class Source:
         elif path.suffix == ".parquet":
             yield from self._parquet(path)
         else:
-            with open(path, newline="") as text:
+            with open(path, newline="", encoding="utf-8-sig") as text:
                 for row in csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","):
                     yield _digest(orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS)), functools.partial(_csv_row, row)
 
@@ -193,8 +213,7 @@ class Source:
         import pyarrow.parquet
 
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
-            for row in batch.to_pylist():
-                yield _digest(json.dumps(row, sort_keys=True, default=str).encode()), functools.partial(dict, row)
+            yield from map(_plain, batch.to_pylist())
 
     def _texts(self) -> Iterator[tuple[str, Callable[[], Row]]]:
         path = Path(str(self.settings.path))
@@ -220,7 +239,7 @@ class Source:
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(
                 f"source.path={path}: cannot be loaded as a dataset (split {self.settings.split}): {error}"
-            )
+            ) from error
         yield from data
 
     # ---- snippets of source files, as OSS-instruct takes them
@@ -248,9 +267,23 @@ class Source:
             yield _digest(f"{number}/{snippet}".encode()), functools.partial(dict, row)
 
 
+def _plain(row: Row) -> tuple[str, Callable[[], Row]]:
+    """Digest and loader of a row as JSON has it: times as text, bytes in base64, and of an image or sound its type."""
+    data = orjson.dumps(row, default=_as_text, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return _digest(data), functools.partial(orjson.loads, data)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, decimal.Decimal | datetime.timedelta):
+        return str(value)
+    return f"<{type(value).__name__}>"
+
+
 def _parse_line(line: bytes, name: str, number: int) -> Row:
     try:
-        row = orjson.loads(line)
+        row = orjson.loads(line.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         raise RecordError(f"source: {name}, row {number}, is not JSON: {error}") from error
     if not isinstance(row, dict):
@@ -266,6 +299,6 @@ def _csv_row(row: Mapping[str | None, Any]) -> Row:
 
 def _text_row(file: Path, name: str) -> Row:
     try:
-        return {"text": file.read_text(), "path": name}
+        return {"text": file.read_text(encoding="utf-8"), "path": name}
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"source: {name} cannot be read as text: {error}") from error

@@ -31,6 +31,12 @@ class Asker:
             self._engine = await asyncio.shield(self._starting)
         return self._engine
 
+    async def stop_starting(self) -> None:
+        """End a start that nobody will use: the run is over."""
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+
     @property
     def live(self) -> EngineClient | None:
         """The engine, if it has been started."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -29,27 +29,34 @@ def parse_json(text: str, schema: Mapping[str, Any]) -> Any:
     """
     import jsonschema
 
+    problem = "there is no JSON in the answer"
     try:
-        value = orjson.loads(text)
-    except ValueError:
-        value = _repair(text)
-    try:
-        jsonschema.validate(value, schema)
-    except jsonschema.ValidationError as error:
-        where = "/".join(str(part) for part in error.absolute_path) or "the answer"
-        raise NotJson(f"{where}: {error.message[:300]}") from error
-    return value
+        for value in _readings(text):
+            try:
+                jsonschema.validate(value, schema)
+            except jsonschema.ValidationError as error:
+                where = "/".join(str(part) for part in error.absolute_path) or "the answer"
+                problem = f"{where}: {error.message[:300]}"
+            else:
+                return value
+    except RecursionError:
+        problem = "the JSON is nested too deep"
+    raise NotJson(problem)
 
 
-def _repair(text: str) -> Any:
+def _readings(text: str) -> Iterator[Any]:
+    """What an answer may mean, the likeliest first: it may say "see [1]" before the object that was asked for."""
     import json_repair
 
+    try:
+        yield orjson.loads(text)
+        return
+    except ValueError:
+        pass
     fence = _FENCE.search(text)
     candidate = fence.group(1) if fence else text
-    starts = [place for place in (candidate.find("{"), candidate.find("[")) if place >= 0]
-    if not starts:
-        raise NotJson("there is no JSON in the answer")
-    return json_repair.loads(candidate[min(starts) :])
+    for start in sorted(place for place in (candidate.find("{"), candidate.find("[")) if place >= 0):
+        yield json_repair.loads(candidate[start:])
 
 
 async def ask_json(

@@ -89,7 +89,7 @@ class Context:
     def sandbox(self) -> Sandbox:
         return self._sandbox()
 
-    def render(self, template: str, **variables: Any) -> str:
+    def render(self, template: str, /, **variables: Any) -> str:
         """The named template, filled in. Raises `GeneratorError` where a variable is missing."""
         return self.templates.render(template, variables)
 

@@ -46,7 +46,8 @@ class ParseSettings(Frozen):
         import jsonschema
 
         try:
-            jsonschema.validators.validator_for(value or {}).check_schema(value or {})
+            schema = dict(value or {})
+            jsonschema.validators.validator_for(schema).check_schema(schema)
         except jsonschema.SchemaError as error:
             raise ValueError(f"is no JSON schema: {error.message}") from error
         return value

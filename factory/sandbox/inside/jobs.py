@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from factory.sandbox.inside import spawn
@@ -131,10 +132,8 @@ class WarmJob(Job):
 
     def kill(self) -> None:
         if not self.over:
-            try:
+            with suppress(OSError):  # it has died: `ended` says so
                 self.zygote.control.send(b"K")
-            except OSError:
-                pass  # it has died: `ended` says so
 
     def ended(self) -> None:
         try:

@@ -11,6 +11,7 @@ import marshal
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,9 @@ os.environ.clear()
 if body['nproc']:
     import resource
     resource.setrlimit(resource.RLIMIT_NPROC, (body['nproc'],) * 2)
-os._exit(sys.modules['factory.sandbox.inside.runner'].run(body))
+runner = sys.modules['factory.sandbox.inside.runner']
+runner.prepare_streams()
+os._exit(runner.run(body))
 """
 )
 _PYTHON_ENVIRONMENT = {"PYTHONHASHSEED": "0"}
@@ -181,7 +184,7 @@ class Keeper:
             bound.apply()
             if self.backend == "landlock":
                 self._landlock(work)
-                seccomp.install(self.libc, seccomp.for_pid(self.filter, os.getpid()))
+                seccomp.Prepared(seccomp.for_pid(self.filter, os.getpid())).install(self.libc)
 
         try:
             pid = spawn.spawn(self.libc, argv, _PYTHON_ENVIRONMENT, streams.theirs, uid=self.uid, prepare=prepare)
@@ -198,5 +201,11 @@ class Keeper:
         """Leave nothing behind."""
         for zygote in self.zygotes.values():
             zygote.stop()
+        for _ in range(200):  # killed jobs take a moment to go, and must not write into what is removed
+            try:
+                if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                    time.sleep(0.005)
+            except ChildProcessError:
+                break
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)

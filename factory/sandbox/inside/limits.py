@@ -24,22 +24,34 @@ class Limits:
 
     def apply(self) -> None:
         """Set them on this process, clamped to the hard limits it has inherited."""
-        for which, soft, hard in (
-            (resource.RLIMIT_CORE, 0, 0),
-            (resource.RLIMIT_CPU, self.cpu, self.cpu + 1),
-            (resource.RLIMIT_AS, self.memory, self.memory),
-            (resource.RLIMIT_NPROC, self.processes, self.processes),
-            (resource.RLIMIT_FSIZE, self.file, self.file),
-            (resource.RLIMIT_NOFILE, 256, 256),
-            (resource.RLIMIT_STACK, 8 << 20, 8 << 20),
-            (resource.RLIMIT_MEMLOCK, 0, 0),
-            (resource.RLIMIT_MSGQUEUE, 0, 0),
-            (resource.RLIMIT_SIGPENDING, 256, 256),
+        self.apply_all_but_cpu()
+        self.apply_cpu()
+
+    def apply_cpu(self) -> None:
+        """The CPU clock alone: a fork starts it anew, all else it inherits."""
+        _bound(resource.RLIMIT_CPU, self.cpu, self.cpu + 1)
+
+    def apply_all_but_cpu(self) -> None:
+        """What a long-lived parent may set once for its children."""
+        for which, value in (
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_AS, self.memory),
+            (resource.RLIMIT_NPROC, self.processes),
+            (resource.RLIMIT_FSIZE, self.file),
+            (resource.RLIMIT_NOFILE, 256),
+            (resource.RLIMIT_STACK, 8 << 20),
+            (resource.RLIMIT_MEMLOCK, 0),
+            (resource.RLIMIT_MSGQUEUE, 0),
+            (resource.RLIMIT_SIGPENDING, 256),
         ):
-            ceiling = resource.getrlimit(which)[1]
-            if ceiling != resource.RLIM_INFINITY:
-                soft, hard = min(soft, ceiling), min(hard, ceiling)
-            resource.setrlimit(which, (soft, hard))
+            _bound(which, value, value)
+
+
+def _bound(which: int, soft: int, hard: int) -> None:
+    ceiling = resource.getrlimit(which)[1]
+    if ceiling != resource.RLIM_INFINITY:
+        soft, hard = min(soft, ceiling), min(hard, ceiling)
+    resource.setrlimit(which, (soft, hard))
 
 
 def unprivileged_uid(slot: int) -> int | None:
@@ -91,19 +103,20 @@ class _CapabilityHeader(ctypes.Structure):
     _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
 
 
+# Made once: a zygote's children find them ready.
+_HEADER, _NOTHING = _CapabilityHeader(0x20080522, 0), ctypes.create_string_buffer(24)
+
+
 def drop_capabilities(libc: ctypes.CDLL) -> None:
     """No capability is left, now or after an exec."""
     libc.prctl(PR_CAP_AMBIENT, 4, 0, 0, 0)
-    header = _CapabilityHeader(0x20080522, 0)
-    if libc.capset(ctypes.byref(header), ctypes.create_string_buffer(24)):
+    if libc.capset(ctypes.byref(_HEADER), _NOTHING):
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def default_signals(*, python: bool = False) -> None:
-    """What a fresh process would have, or, with `python`, a fresh interpreter: inherited choices and mask undone."""
-    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
+def default_signals() -> None:
+    """What a fresh process would have: inherited choices and mask undone."""
+    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_IGN if python else signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -176,13 +176,15 @@ def serve(body: dict[str, Any]) -> None:
             write_line(served.answer(request))
 
 
+def prepare_streams() -> None:
+    """Text streams that take any text and any bytes; a warm interpreter does it once, its forks inherit it."""
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def run(body: dict[str, Any]) -> int:
     """Do the job that `body` describes; the exit status for the process."""
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 - lives as long as the process
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
-    for name in ("stdin", "stdout", "stderr"):
-        setattr(sys, f"__{name}__", getattr(sys, name))
     mode = body["mode"]
     if mode == "script":
         return script(body)

@@ -271,10 +271,15 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def install(libc: ctypes.CDLL, filter_bytes: bytes) -> None:
-    """Bind this process to the filter for good. Raises OSError when the kernel refuses."""
-    buffer = ctypes.create_string_buffer(filter_bytes, len(filter_bytes))
-    header = _Program(len(filter_bytes) // 8, ctypes.addressof(buffer))
-    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(header), 0, 0):
-        code = ctypes.get_errno()
-        raise OSError(code, f"seccomp: {os.strerror(code)}")
+class Prepared:
+    """A filter ready for the kernel, made once for many installations."""
+
+    def __init__(self, filter_bytes: bytes) -> None:
+        self._buffer = ctypes.create_string_buffer(filter_bytes, len(filter_bytes))
+        self._header = _Program(len(filter_bytes) // 8, ctypes.addressof(self._buffer))
+
+    def install(self, libc: ctypes.CDLL) -> None:
+        """Bind this process to the filter for good. Raises OSError when the kernel refuses."""
+        if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(self._header), 0, 0):
+            code = ctypes.get_errno()
+            raise OSError(code, f"seccomp: {os.strerror(code)}")

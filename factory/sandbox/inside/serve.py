@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import struct
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -218,25 +217,34 @@ def _write(answer: Mapping[str, Any], descriptor: int) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def _leave(*_: object) -> None:
+    """End once: a second order must not cut the cleaning up short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(0)
+
+
 def main() -> None:
     """Read the settings, then answer requests until the supervisor closes the line."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, _leave)
     limits.load_libc().prctl(limits.PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     answers = os.dup(1)
     os.dup2(2, 1)  # nothing that prints may garble the protocol
     keeper: Keeper | None = None
     try:
-        while True:
-            request = json.loads(_read(struct.unpack(">I", _read(4))[0]))
-            try:
-                if keeper is None:
-                    keeper = Keeper(request)
-                    answer: Mapping[str, Any] = {"ready": True, "uid": keeper.uid}
-                else:
-                    answer = _OPERATIONS[request["op"]](keeper, request)
-            except (Unable, OSError) as error:
-                answer = {"unable": f"{type(error).__name__}: {error}"}
-            _write(answer, answers)
+        try:
+            while True:
+                request = json.loads(_read(struct.unpack(">I", _read(4))[0]))
+                try:
+                    if keeper is None:
+                        keeper = Keeper(request)
+                        answer: Mapping[str, Any] = {"ready": True, "uid": keeper.uid}
+                    else:
+                        answer = _OPERATIONS[request["op"]](keeper, request)
+                except (Unable, OSError) as error:
+                    answer = {"unable": f"{type(error).__name__}: {error}"}
+                _write(answer, answers)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     finally:
         if keeper is not None:
             keeper.close()

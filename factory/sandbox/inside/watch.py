@@ -78,6 +78,14 @@ class Watch:
 
     def run(self) -> float:
         """Until all jobs have ended and their streams are drained; seconds taken. Raises `Unable`."""
+        try:
+            return self._run()
+        except BaseException:
+            for job in self.jobs:
+                job.kill()
+            raise
+
+    def _run(self) -> float:
         owner: dict[int, tuple[Job, str]] = {}
         for job in self.jobs:
             self.poller.register(job.end_fd, select.POLLIN)
@@ -108,9 +116,9 @@ class Watch:
             self.stop("timeout")
 
     def _check_memory(self) -> None:
-        if self.memory_cap and not self.reason and time.monotonic() - self.began > _TICK:
-            if sum(job.memory() for job in self.jobs if not job.over) > self.memory_cap:
-                self.stop("memory")
+        due = self.memory_cap and not self.reason and time.monotonic() - self.began > _TICK
+        if due and sum(job.memory() for job in self.jobs if not job.over) > self.memory_cap:
+            self.stop("memory")
 
     def _end(self, job: Job) -> None:
         self.poller.unregister(job.end_fd)

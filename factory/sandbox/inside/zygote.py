@@ -17,7 +17,6 @@ import os
 import select
 import signal
 import socket
-import sys
 from typing import Any
 
 from factory.sandbox.inside import limits, runner, seccomp
@@ -65,8 +64,8 @@ _libc = limits.load_libc()
 class _Job:
     """One job's process and the descriptors that came with it: payload, stdin, stdout, stderr, result and RPC."""
 
-    def __init__(self, descriptors: list[int], config: dict[str, Any], filter_bytes: bytes) -> None:
-        self.descriptors, self.config, self.filter = descriptors, config, filter_bytes
+    def __init__(self, descriptors: list[int], config: dict[str, Any], prepared: seccomp.Prepared) -> None:
+        self.descriptors, self.config, self.filter = descriptors, config, prepared
         self.fresh = bool(config["fresh"])
 
     def start(self) -> int:
@@ -110,20 +109,16 @@ class _Job:
         """Become harmless, then run the job."""
         payload, *streams = self.descriptors
         os.setsid()
-        with open(payload, "rb", closefd=True) as file:
-            body = marshal.load(file)
+        body = marshal.loads(os.read(payload, os.fstat(payload).st_size))
         for target, descriptor in enumerate(streams):
             # The descriptors came in above those that they take, so that none is overwritten before its turn.
             os.dup2(descriptor, target)
         os.closerange(len(streams), 256)
         os.chdir(WORK)
-        os.environ.clear()
-        limits.Limits(*self.config["limits"]).apply()
+        self.config["limits"].apply_cpu()
         limits.drop_capabilities(_libc)
-        seccomp.install(_libc, self.filter)
-        limits.default_signals(python=True)
-        if "random" in sys.modules:
-            sys.modules["random"].seed()
+        self.filter.install(_libc)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         return runner.run(body)
 
 
@@ -186,10 +181,16 @@ def _finish(control: socket.socket, pid: int) -> bool:
 def main(config: dict[str, Any]) -> None:
     """Serve jobs until the keeper closes the control socket."""
     _libc.prctl(limits.PR_SET_DUMPABLE, 0, 0, 0, 0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # PID 1 ignores what it has no handler for
+    os.environ.clear()
+    # Everything that a job inherits is done once, here: a fork is what is fast about all this.
+    bounds = limits.Limits(*config["limits"])
+    bounds.apply_all_but_cpu()
+    config = {**config, "limits": bounds}
+    runner.prepare_streams()
+    _libc.capset, _libc.umount2  # found once, not in every child
     control = socket.socket(fileno=CONTROL_FD)
-    filter_bytes = seccomp.program(alone=False)
+    prepared = seccomp.Prepared(seccomp.program(alone=False))
     for name in _WARM:
         __import__(name)
     gc.collect()
@@ -201,5 +202,5 @@ def main(config: dict[str, Any]) -> None:
             continue
         if command != b"J":
             return
-        if not _finish(control, _Job(descriptors, config, filter_bytes).start()):
+        if not _finish(control, _Job(descriptors, config, prepared).start()):
             return

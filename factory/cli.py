@@ -183,13 +183,14 @@ def _run(command: str, composed: dict[str, Any], problems: list[str]) -> int:
 
 
 def _generate(composed: dict[str, Any], problems: list[str]) -> int:
-    import uvloop
-
-    from factory.generate import generate
     from factory.plan import make_plan
-    from factory.progress import Display
 
     plan = make_plan(composed, problems)
+    import uvloop  # and what else is heavy: a mistake is told before it is loaded
+
+    from factory.generate import generate
+    from factory.progress import Display
+
     display = Display()
     # What is loaded by now stays: look at new objects only, and not too often.
     gc.freeze()

@@ -168,7 +168,7 @@ def _check_choice(group: str, override: Override, text: str, choices: list[str],
         values.append(f"++model.path={_quoted(str(name))}")
         return None
     if group == "scorer" and name in options(group):
-        return f"{text}: name a place for it, too: '+scorer@scorers.{name}={name}'"
+        return f"{text}: scorers.{name}.enabled=true turns it on, '+scorer@scorers.{name}={name}' adds it to a task without"
     own = "; a model of your own: a hub id (owner/name), a folder, a .gguf file or package:NAME"
     there = f"{', '.join(options(group))}{own if group == 'model' else ''}"
     return f"{group}={name}: no such {group}{near(str(name), options(group))} (there is {there})"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from factory.config import imported
 from factory.errors import ConfigError, UserError
 from factory.generators.code_checks import test_share
 from factory.journal import Fate, Journal, unwritable
@@ -83,7 +84,10 @@ def _nothing(settings: ExportSettings) -> str:
 
 
 def _carries(description: Mapping[str, Any]) -> bool:
-    return "parse" in description["settings"]["task"]
+    """Whether the run's generator puts the source's columns into `meta`; False where it is no longer there to ask."""
+    return getattr(
+        imported(description["settings"]["task"]["generator"], "task.generator", []), "carries_columns", False
+    )
 
 
 def _selected(

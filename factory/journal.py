@@ -121,10 +121,9 @@ class RunLock:
             ) from None
         except OSError as error:
             raise unwritable(self.path.parent, error) from error
-        self.file.seek(0)
-        self.file.truncate()
-        self.file.write(str(os.getpid()))
-        self.file.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, without its owner's name
+            os.truncate(self.file.fileno(), 0)
+            os.write(self.file.fileno(), str(os.getpid()).encode())
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -460,6 +459,7 @@ def salvage(path: Path) -> str:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
+    _lengthen(aside)
     new = _connect(path)
     new.executescript(_SCHEMA)
     copied = {}
@@ -475,6 +475,15 @@ def salvage(path: Path) -> str:
         f"{path} was damaged: {copied['responses']} responses and {copied['records']} records were recovered, the rest "
         f"will be made again. The damaged file is kept as {aside.name}."
     )
+
+
+def _lengthen(path: Path) -> None:
+    """SQLite reads nothing at all from a file that is shorter than its header says; of zeros it says where they are."""
+    with open(path, "r+b") as file:
+        header = file.read(100)
+        size = int.from_bytes(header[16:18], "big") * int.from_bytes(header[28:32], "big")
+        if header.startswith(b"SQLite format 3") and path.stat().st_size < size < 2**40:
+            file.truncate(size)
 
 
 def _copy_readable(source: Path, target: sqlite3.Connection, table: str) -> int:

@@ -269,11 +269,11 @@ class Pipeline:
             return record
         scores: dict[str, Score] = {}
         for name, scorer in self.scorers.items():
-            if self._decide(scores)[0] is False:
+            if self.rule.decide(scores)[0] is False:
                 break
             async with boundary(ScorerError, name):
                 scores |= await scorer.score(record, context)
-        kept, reason = self._decide(scores)
+        kept, reason = self.rule.decide(scores)
         if kept is None:
             raise ScorerError(
                 f"keep: {self.rule.text!r} cannot be decided from the scores {', '.join(scores) or 'none'}"
@@ -281,12 +281,6 @@ class Pipeline:
         if kept:  # whatever a score may be blamed for, it was not
             scores = {name: score.model_copy(update={"reason": ""}) for name, score in scores.items()}
         return record.model_copy(update={"scores": scores, "kept": kept, "reason": reason, "usage": context.usage})
-
-    def _decide(self, scores: Mapping[str, Score]) -> tuple[bool | None, str]:
-        try:
-            return self.rule.decide(scores)
-        except ArithmeticError as error:
-            raise ScorerError(f"keep: {self.rule.text!r}: {error}") from error
 
     def _seed_meta(self, item: Item) -> dict[str, object]:
         """What a record that was never made still tells: its seed row, where the generator's records have it."""

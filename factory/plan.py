@@ -68,6 +68,7 @@ class Plan:
             {name: dict(scorer) for name, scorer in settings.scorers.items() if scorer.get("enabled", True)},
             self.rule.text,
             settings.seed,
+            settings.sandbox.model_dump(exclude={"slots"}),
             settings.model.sampling.body(),
             settings.model.prompt_form,
             self.template_digest,
@@ -85,9 +86,8 @@ def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
     scorers, rules = _scorers(settings, templates, problems)
     rule = _rule(settings, scorers, rules, problems)
     source = Source(settings.source, settings.seed, getattr(generator, "seeds", None))
-    columns = _columns(source, problems)
-    if generator is not None:
-        problems += generator.check(columns)
+    if generator is not None:  # it may bring seeds of its own
+        problems += generator.check(_columns(source, problems))
     wanted, attempts = _bounds(settings, source, problems)
     api_key = _check_engine(settings, problems)
     config.fail_on(problems)

@@ -121,7 +121,8 @@ class Templates:
             seen.add(name)
             source = self._source(name)
             state.update(f"{name}\0{source}\0".encode())
-            todo.extend(self.referenced(source))
+            if name.endswith(".j2"):  # else it is data beside the templates
+                todo.extend(self.referenced(source))
         return state.hexdigest()
 
 

@@ -56,7 +56,9 @@ class KeepRule:
                 parts = [left, *others]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
                 parts = [left, right]
-            case ast.Constant(value=bool() | int() | float()):
+            case ast.Constant(value=bool() | int() | float() as value):
+                if abs(value) > 1e300:
+                    raise ValueError(f"{ast.unparse(node)[:20]}... is too large")
                 parts = []
             case ast.Name(id=name):
                 if name not in names:

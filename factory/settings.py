@@ -69,6 +69,7 @@ class VllmEngine(VllmSettings, Policy):
 
     kind: Literal["vllm"] = "vllm"
     concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # type: ignore[assignment]
+    structured: Literal["auto", "server", "parse"] = "server"
 
 
 class GenerateSettings(Frozen):

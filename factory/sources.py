@@ -6,7 +6,6 @@ item all the same, whose row raises `RecordError`: the run counts it as lost, wi
 
 from __future__ import annotations
 
-import codecs
 import base64
 import codecs
 import csv
@@ -15,6 +14,7 @@ import decimal
 import functools
 import hashlib
 import itertools
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -82,13 +82,13 @@ class Source:
         if settings.path is None:
             return "list" if settings.items or self.own is None else "own"
         path = Path(settings.path)
-        if path.is_dir():
+        if os.path.isdir(path):  # not pathlib's: it raises where one may not look
             saved = (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
             rows = any(child.suffix in _ROWS for child in path.iterdir())
             return "dataset" if saved or rows else "texts"
         if path.suffix in _ROWS:
             return "rows"
-        return "texts" if path.suffix in _TEXTS or path.exists() else "dataset"
+        return "texts" if path.suffix in _TEXTS or os.path.exists(path) else "dataset"
 
     def check(self) -> list[str]:
         """Problems that can be told before anything is asked, each with its remedy."""
@@ -102,11 +102,11 @@ class Source:
         if settings.path is None:
             return [f"source.kind={self.kind} needs source.path"]
         path = Path(settings.path)
-        if self.kind in ("rows", "texts", "snippets") and not path.exists():
-            near = sorted(path.parent.glob(f"*{path.suffix}"))[:4] if path.parent.is_dir() else []
+        if self.kind in ("rows", "texts", "snippets") and not os.path.exists(path):
+            near = sorted(path.parent.glob(f"*{path.suffix}"))[:4] if os.access(path.parent, os.R_OK | os.X_OK) else []
             there = f"; there is {', '.join(map(str, near))}" if near else ""
             return [f"source.path={settings.path}: no such file or folder{there}"]
-        if self.kind == "dataset" and not path.exists() and settings.path.count("/") != 1:
+        if self.kind == "dataset" and not os.path.exists(path) and settings.path.count("/") != 1:
             return [
                 f"source.path={settings.path}: no such file or folder, and no name of a dataset (owner/name) either"
             ]
@@ -123,17 +123,17 @@ class Source:
 
     def _check_first_rows(self) -> list[str]:
         """An empty file, or one that is not what its name says: none of its first rows can be read."""
-        where, complaint = f"source.path={self.settings.path}", "is empty; it needs at least one row"
+        complaints = []
         try:
             for _, load in itertools.islice(self._rows(), 10):
                 try:
                     load()
                     return []
                 except RecordError as error:
-                    complaint = f"cannot be read: {error}"
-        except (*_UNREADABLE, ImportError) as error:
-            complaint = f"cannot be read: {error}"
-        return [f"{where}: {complaint}"]
+                    complaints.append(f"cannot be read: {str(error).removeprefix('source: ')}")
+        except (OSError, ValueError, KeyError, csv.Error, ImportError) as error:
+            complaints.append(f"cannot be read: {error}")
+        return [f"source.path={self.settings.path}: {[*complaints, 'is empty; it needs at least one row'][0]}"]
 
     def columns(self) -> set[str] | None:
         """Names that a row has, told from the first one; None where that is not known beforehand."""

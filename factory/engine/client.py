@@ -126,12 +126,11 @@ class EngineClient:
 
         Raises `RequestError` where this request failed, `Stopped` or `UserError` where no request can succeed.
         """
-        body = self._body(request)
         path = "/chat/completions" if request.messages else "/completions"
         attempt = 0
         while True:
             endpoint = await self._acquire(priority)
-            sent_at = time.monotonic()
+            sent_at, body = time.monotonic(), self._body(request)  # now: how JSON is asked for may have changed meanwhile
             try:
                 self.budget.admit()
                 response = await self._send(endpoint, path, body)
@@ -150,7 +149,7 @@ class EngineClient:
                     raise
                 # The server has no JSON-schema mode: from now on the schema is part of the question.
                 self.structured = "parse"
-                body, pause = self._body(request), 0.0
+                pause = 0.0
             else:
                 if request.schema is not None and self.structured == "auto":
                     self.structured = "server"

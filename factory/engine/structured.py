@@ -70,12 +70,12 @@ async def ask_json(
     for attempt in range(REASKS + 1):
         response = await context.ask(talk, label=label, sample=sample * (REASKS + 1) + attempt, schema=schema)
         if response.truncated:  # what a repair would make of it may fit the schema and still not be what was meant
-            raise NotJson("the answer was cut off at the token limit; raise max_tokens")
+            raise NotJson(f"{label}: cut off at the token limit; raise max_tokens")
         try:
             return parse_json(response.text, schema)
         except NotJson as error:
             if attempt == REASKS:
-                raise
+                raise NotJson(f"{label}: {error}") from error
             complaint = f"That does not fit: {error}. Answer again with the corrected JSON only."
             talk = [*talk, Message(role="assistant", content=response.text), Message(role="user", content=complaint)]
     raise AssertionError("the last attempt returns or raises")

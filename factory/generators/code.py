@@ -23,7 +23,7 @@ from factory.engine.structured import parse_json
 from factory.errors import RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
 from factory.generators.code_checks import TEST_SCHEMA, as_tests, check_source, python_tests, signature
-from factory.generators.few_shot import ATTEMPT, FewShot, expected_values, load_data, stated_cases
+from factory.generators.few_shot import ATTEMPT, DATA, FewShot, expected_values, load_data, stated_cases
 from factory.generators.parsing import ParseSettings, fenced_code, parse_answer
 from factory.prompts import Templates
 from factory.records import Record, content_hash
@@ -47,7 +47,7 @@ class CodeSettings(GeneratorSettings):
     """
 
     language: Language = "python"
-    levels: tuple[str, ...] = ("beginner",)
+    levels: tuple[str, ...] = ("beginner", "intermediate", "advanced")
     repairs: int = Field(2, ge=0)
     hidden_tests: int = Field(2, ge=0)
     max_tests: int = Field(12, ge=2)
@@ -98,14 +98,15 @@ class CodeGenerator:
     def __init__(self, settings: CodeSettings, templates: Templates, prompt_form: str) -> None:
         self.settings, self.prompt_form, self._templates = settings, prompt_form, templates
         if prompt_form == "few_shot":
-            self.templates: Sequence[str] = (ATTEMPT,)
+            self.templates: Sequence[str] = (ATTEMPT, *DATA)
         else:
             names = ("problem_topic", "problem_snippet", "solution", "tests", "repair")
             self.templates = tuple(f"code/chat/{name}.j2" for name in names)
         self._few_shot: FewShot | None = None
 
     def check(self, columns: set[str] | None) -> list[str]:
-        problems = [problem for name in self.templates for problem in self._templates.check(name)]
+        prompts = [name for name in self.templates if name.endswith(".j2")]
+        problems = [problem for name in prompts for problem in self._templates.check(name)]
         if self.prompt_form == "few_shot":
             if self.settings.language != "python":
                 problems.append("the few-shot prompts are for task.language=python; for others use a chat model")

@@ -23,6 +23,7 @@ from factory.records import Frozen
 
 FOLDER = "code/few_shot"
 ATTEMPT = f"{FOLDER}/attempt.j2"
+DATA = (f"{FOLDER}/examples.yaml", f"{FOLDER}/seeds.yaml")
 _LITERAL = r"('[^'\n]*'|\"[^\"\n]*\"|-?\d+(?:\.\d+)?)"
 _PARTS = re.compile(r"(?P<problem>[^\n]+)\n+(?P<solution>.+?)\n+# Tests\n(?P<tests>.+)", re.DOTALL)
 # Values that no problem names, to stand for "anything else".
@@ -57,10 +58,10 @@ class FewShot:
 
     def __init__(self, templates: Templates) -> None:
         """Raises `ConfigError` where the files are missing or wrong."""
-        examples = [Example.model_validate(entry) for entry in load_data(templates, f"{FOLDER}/examples.yaml")]
+        examples = [Example.model_validate(entry) for entry in load_data(templates, DATA[0])]
         self.sets = {
             name: SeedSet.model_validate(entry)
-            for name, entry in load_data(templates, f"{FOLDER}/seeds.yaml")["sets"].items()
+            for name, entry in load_data(templates, DATA[1])["sets"].items()
         }
         self.examples: dict[str, list[Example]] = {name: [] for name in self.sets}
         for example in examples:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from factory.engine.structured import parse_json
+from factory.engine.structured import NotJson, parse_json
 from factory.errors import RecordError
 from factory.records import Frozen
 
@@ -73,7 +73,10 @@ def parse_answer(text: str, settings: ParseSettings) -> dict[str, Any]:
                 raise RecordError(f"parse: no <{name}> block")
             parts[name] = found.group(1).strip()
     elif settings.kind == "json":
-        value = parse_json(text, settings.json_schema or {})
+        try:
+            value = parse_json(text, settings.json_schema or {})
+        except NotJson as error:
+            raise RecordError(f"parse: {error}") from error
         parts |= value if isinstance(value, dict) else {"value": value}
     elif settings.kind == "regex":
         found = _compiled(settings.pattern or "").search(text)

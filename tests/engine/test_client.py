@@ -285,11 +285,17 @@ def test_a_server_that_dies_and_comes_back_loses_nothing() -> None:
 
 
 def test_a_refused_connection_costs_no_budget() -> None:
-    budget = Budget(BudgetSettings(requests=130))
-    with restarting(lambda body: Reply(last_text(body), delay=0.005), after=30, away=0.5) as server:
-        answers = talk(server.url, ask_all(100), budget, retries=2, backoff=0.02, patience=20)
-    assert all(isinstance(answer, Response) for answer in answers)
-    assert budget.spent.requests == server.count
+    budget, port = Budget(BudgetSettings(requests=5)), closed_port()
+
+    async def use(client: EngineClient) -> list[Any]:
+        asked = asyncio.create_task(ask_all(5)(client))
+        await asyncio.sleep(0.4)
+        with ModelServer(lambda body: Reply("x"), port):
+            return await asked
+
+    answers = talk(f"http://127.0.0.1:{port}/v1", use, budget, first_patience=20, backoff=0.05)
+    assert [answer.text for answer in answers] == ["x"] * 5
+    assert budget.spent.requests == 5
 
 
 def closed_port() -> int:
@@ -332,17 +338,17 @@ def test_a_host_that_takes_no_connection_is_unreachable_too(monkeypatch: pytest.
 
 
 def test_a_server_gone_for_longer_than_patience_stops_the_run() -> None:
-    with restarting(lambda body: Reply("x"), after=10, away=30) as server:
+    async def use(client: EngineClient) -> list[Any]:
+        with ModelServer(lambda body: Reply("x"), port) as server:
+            await ask_all(5)(client)
+            assert server.count == 5
+        return await ask_all(30)(client)
 
-        async def use(client: EngineClient) -> list[Any]:
-            answers = await ask_all(30)(client)
-            return answers
-
-        answers = talk(server.url, use, patience=0.5, backoff=0.1, concurrency=2)
-        stopped = [answer for answer in answers if isinstance(answer, Stopped)]
-        assert len(stopped) >= 15
-        assert stopped[0].status == EXIT_STOPPED
-        server.port = 0  # so that the late return disturbs nobody
+    port = closed_port()
+    answers = talk(f"http://127.0.0.1:{port}/v1", use, patience=0.4, backoff=0.05)
+    assert all(isinstance(answer, Stopped) for answer in answers)
+    assert answers[0].status == EXIT_STOPPED
+    assert "nothing answers" in str(answers[0])
 
 
 def test_patience_begins_when_the_server_is_lost() -> None:

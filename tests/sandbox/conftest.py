@@ -65,12 +65,19 @@ def probes() -> dict[str, Any]:
     return {found.backend: found for found in asyncio.run(probe())}
 
 
+def _need(found: Any) -> None:
+    """Skip where the machine lacks the backend; fail where the backend runs and leaks."""
+    if not found.ok:
+        leaks = ("opens", "reads", "writes", "sees", "has an environment", "runs as root", "cannot write")
+        give_up = pytest.fail if found.why.startswith(leaks) else pytest.skip
+        give_up(f"{found.backend}: {found.why}")
+
+
 @pytest.fixture(params=BACKENDS)
 def box(request: pytest.FixtureRequest, boxes: dict[str, Box], probes: dict[str, Any]) -> Box:
     """One backend's sandbox; a machine that cannot run it says so in the skip."""
     name = request.param
-    if not probes[name].ok:
-        pytest.skip(f"{name}: {probes[name].why}")
+    _need(probes[name])
     if name not in boxes:
         boxes[name] = Box(backend=name)
     return boxes[name]
@@ -78,8 +85,7 @@ def box(request: pytest.FixtureRequest, boxes: dict[str, Box], probes: dict[str,
 
 @pytest.fixture
 def bwrap(boxes: dict[str, Box], probes: dict[str, Any]) -> Box:
-    if not probes["bwrap"].ok:
-        pytest.skip(f"bwrap: {probes['bwrap'].why}")
+    _need(probes["bwrap"])
     if "bwrap" not in boxes:
         boxes["bwrap"] = Box(backend="bwrap")
     return boxes["bwrap"]

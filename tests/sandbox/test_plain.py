@@ -23,9 +23,9 @@ def _same(left: Any, right: Any) -> bool:
     if type(left) is not type(right):
         return False
     if isinstance(left, float):
-        return math.copysign(1, left) == math.copysign(1, right) and (
-            left == right or (left != left and right != right)
-        )
+        if math.isnan(left):
+            return math.isnan(right)
+        return math.copysign(1, left) == math.copysign(1, right) and left == right
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(_same, left, right))
     return bool(left == right)

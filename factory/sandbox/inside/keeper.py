@@ -5,7 +5,9 @@ started, when that input closes.
 """
 
 from __future__ import annotations
+import __future__
 
+import fcntl
 import glob
 import marshal
 import os
@@ -13,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from factory.sandbox.inside import bwrap, landlock, limits, seccomp, spawn
@@ -55,7 +58,11 @@ def _modules(names: Sequence[str]) -> bytes:
     for name in names:
         path = os.path.join(here, f"{name}.py")
         with open(path, encoding="utf-8") as file:
-            parts.append((name, compile(file.read(), f"<{name}>", "exec", dont_inherit=True)))
+            # As a flag, the future import costs a cold start no look into the library.
+            source = file.read().replace("from __future__ import annotations\n", "\n", 1)
+        parts.append(
+            (name, compile(source, f"<{name}>", "exec", __future__.annotations.compiler_flag, dont_inherit=True))
+        )
     return marshal.dumps(parts, 4)
 
 
@@ -77,6 +84,7 @@ class Keeper:
         self.plain_modules = _modules(("plain", "runner"))
         self.zygotes: dict[str, Zygote] = {}
         self.folder = ""
+        self.rulesets: dict[str, int] = {}
         if self.backend == "bwrap":
             self.filter = seccomp.program(alone=False)
         else:
@@ -86,11 +94,27 @@ class Keeper:
             if self.backend == "landlock" and not landlock.version(self.libc):
                 raise Unable("the kernel has no Landlock (needs 5.13, and landlock among its security modules)")
 
-    def _landlock(self, work: str) -> None:
-        """Restrict this process to reading the runtime, running the interpreter, and its own work folder.
-
-        The ruleset is made anew for each job: a shared one would add up the folders of all of them.
+    def _workplace(self, role: str) -> tuple[str, int]:
+        """The work folder of a role, emptied, and the Landlock ruleset for it (-1 without): one a role, since a
+        candidate must not reach the tester's folder.
         """
+        work = os.path.join(self.folder, role)
+        if role not in self.rulesets:
+            os.mkdir(work, 0o700)
+            if self.uid is not None:
+                os.chown(work, self.uid, self.uid)
+            self.rulesets[role] = self._ruleset(work) if self.backend == "landlock" else -1
+        for entry in os.scandir(work):
+            if entry.is_dir(follow_symlinks=False):
+                with suppress(OSError):  # an empty one may be closed even to its owner
+                    os.rmdir(entry.path)
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+        return work, self.rulesets[role]
+
+    def _ruleset(self, work: str) -> int:
+        """Reading the runtime, running the interpreter, and everything in the work folder."""
         rules = landlock.ruleset(
             self.libc,
             readable=[*self.settings["readable"], *_libraries(), "/etc/localtime", "/usr/share/zoneinfo"],
@@ -98,8 +122,9 @@ class Keeper:
             devices=bwrap.DEVICES,
         )
         landlock.allow_all(self.libc, rules, work)
-        landlock.restrict(self.libc, rules)
+        kept = fcntl.fcntl(rules, fcntl.F_DUPFD_CLOEXEC, 64)  # above what `spawn` shuffles
         os.close(rules)
+        return kept
 
     # Python
 
@@ -171,11 +196,7 @@ class Keeper:
 
     def _alone(self, streams: Streams, argv: Sequence[str], role: str) -> ColdJob:
         """A process without namespaces: Landlock, seccomp and limits, or limits only when unsafe was asked for."""
-        work = os.path.join(self.folder, role)
-        shutil.rmtree(work, ignore_errors=True)
-        os.mkdir(work, 0o700)
-        if self.uid is not None:
-            os.chown(work, self.uid, self.uid)
+        work, rules = self._workplace(role)
         processes = self.settings["processes"] + (limits.own_threads() if self.uid is None else 0)
         bound = limits.Limits(self.limits[0], self.limits[1], processes, self.limits[3])
 
@@ -183,7 +204,7 @@ class Keeper:
             os.chdir(work)
             bound.apply()
             if self.backend == "landlock":
-                self._landlock(work)
+                landlock.restrict(self.libc, rules)
                 seccomp.Prepared(seccomp.for_pid(self.filter, os.getpid())).install(self.libc)
 
         try:

@@ -17,41 +17,46 @@ def load_libc() -> ctypes.CDLL:
 
 
 class Limits:
-    """What one job may use: seconds of CPU, bytes of memory (a process), processes with threads, bytes of files."""
+    """What one job may use: seconds of CPU, bytes of memory (a process), processes with threads, bytes of a file.
+
+    Clamped, once, to the hard limits that this process has inherited.
+    """
 
     def __init__(self, cpu: int, memory: int, processes: int, file: int) -> None:
-        self.cpu, self.memory, self.processes, self.file = cpu, memory, processes, file
+        self._cpu = _clamped(resource.RLIMIT_CPU, cpu, cpu + 1)
+        self._rest = [
+            (which, _clamped(which, value, value))
+            for which, value in (
+                (resource.RLIMIT_CORE, 0),
+                (resource.RLIMIT_AS, memory),
+                (resource.RLIMIT_NPROC, processes),
+                (resource.RLIMIT_FSIZE, file),
+                (resource.RLIMIT_NOFILE, 256),
+                (resource.RLIMIT_STACK, 8 << 20),
+                (resource.RLIMIT_MEMLOCK, 0),
+                (resource.RLIMIT_MSGQUEUE, 0),
+                (resource.RLIMIT_SIGPENDING, 256),
+            )
+        ]
 
     def apply(self) -> None:
-        """Set them on this process, clamped to the hard limits it has inherited."""
+        """Set them on this process."""
         self.apply_all_but_cpu()
         self.apply_cpu()
 
     def apply_cpu(self) -> None:
         """The CPU clock alone: a fork starts it anew, all else it inherits."""
-        _bound(resource.RLIMIT_CPU, self.cpu, self.cpu + 1)
+        resource.setrlimit(resource.RLIMIT_CPU, self._cpu)
 
     def apply_all_but_cpu(self) -> None:
         """What a long-lived parent may set once for its children."""
-        for which, value in (
-            (resource.RLIMIT_CORE, 0),
-            (resource.RLIMIT_AS, self.memory),
-            (resource.RLIMIT_NPROC, self.processes),
-            (resource.RLIMIT_FSIZE, self.file),
-            (resource.RLIMIT_NOFILE, 256),
-            (resource.RLIMIT_STACK, 8 << 20),
-            (resource.RLIMIT_MEMLOCK, 0),
-            (resource.RLIMIT_MSGQUEUE, 0),
-            (resource.RLIMIT_SIGPENDING, 256),
-        ):
-            _bound(which, value, value)
+        for which, pair in self._rest:
+            resource.setrlimit(which, pair)
 
 
-def _bound(which: int, soft: int, hard: int) -> None:
+def _clamped(which: int, soft: int, hard: int) -> tuple[int, int]:
     ceiling = resource.getrlimit(which)[1]
-    if ceiling != resource.RLIM_INFINITY:
-        soft, hard = min(soft, ceiling), min(hard, ceiling)
-    resource.setrlimit(which, (soft, hard))
+    return (soft, hard) if ceiling == resource.RLIM_INFINITY else (min(soft, ceiling), min(hard, ceiling))
 
 
 def unprivileged_uid(slot: int) -> int | None:
@@ -112,11 +117,3 @@ def drop_capabilities(libc: ctypes.CDLL) -> None:
     libc.prctl(PR_CAP_AMBIENT, 4, 0, 0, 0)
     if libc.capset(ctypes.byref(_HEADER), _NOTHING):
         raise OSError(ctypes.get_errno(), "capset")
-
-
-def default_signals() -> None:
-    """What a fresh process would have: inherited choices and mask undone."""
-    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -24,10 +24,15 @@ class NotPlain(ValueError):
         self.size = size
 
 
-try:
-    from _json import encode_basestring_ascii as _quote
-except ImportError:  # an interpreter without the accelerator
-    from json.encoder import py_encode_basestring_ascii as _quote
+def _quote(text: str) -> str:
+    """The text as a JSON string. Simple text needs no help; the encoder is only loaded for the rest."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    try:
+        from _json import encode_basestring_ascii as encode_string
+    except ImportError:  # an interpreter without the accelerator
+        from json.encoder import py_encode_basestring_ascii as encode_string
+    return encode_string(text)
 
 
 class _Encoder:

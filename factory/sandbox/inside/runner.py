@@ -178,9 +178,12 @@ def serve(body: dict[str, Any]) -> None:
 
 def prepare_streams() -> None:
     """Text streams that take any text and any bytes; a warm interpreter does it once, its forks inherit it."""
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        stream.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
 
 
 def run(body: dict[str, Any]) -> int:

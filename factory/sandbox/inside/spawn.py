@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from factory.sandbox.inside import limits
 
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # what is ignored stays so through an exec
+
 
 class Unable(Exception):
     """The machine would not let us: never the candidate's fault."""
@@ -51,7 +53,8 @@ def spawn(
             os.setsid()
             limits.become(uid)
             limits.die_with_parent(libc, parent)
-            limits.default_signals()
+            for number in _IGNORED_BY_PYTHON:
+                signal.signal(number, signal.SIG_DFL)
             prepare()
             os.execve(argv[0], list(argv), dict(environment))
         except BaseException as error:

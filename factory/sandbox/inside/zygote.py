@@ -188,7 +188,7 @@ def main(config: dict[str, Any]) -> None:
     bounds.apply_all_but_cpu()
     config = {**config, "limits": bounds}
     runner.prepare_streams()
-    _libc.capset, _libc.umount2  # found once, not in every child
+    _ = _libc.capset  # looked up once, not in every child
     control = socket.socket(fileno=CONTROL_FD)
     prepared = seccomp.Prepared(seccomp.program(alone=False))
     for name in _WARM:

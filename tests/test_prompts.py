@@ -1,0 +1,161 @@
+"""Templates: each renders with what it is given, the user's own come first, and none reaches beyond its variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+from factory.errors import GeneratorError
+from factory.prompts import Templates, search_path
+
+ROOT = Path(__file__).parent.parent
+TEMPLATES = sorted(str(path.relative_to(ROOT / "prompts")) for path in (ROOT / "prompts").rglob("*.j2"))
+EXAMPLE = {"problem": "Write a function that doubles.", "solution": "def double(x):\n    return 2 * x", "cases": "x",
+           "tests": ["assert double(2) == 4"], "signature": "double(x)", "text": "An example."}  # fmt: skip
+# What each template is given, by whoever renders it (factory/generators, factory/scorers).
+GIVEN: dict[str, dict[str, Any]] = {
+    "code/chat/problem_snippet.j2": {"snippet": "x = 1", "language": "python", "level": "beginner"},
+    "code/chat/problem_topic.j2": {"topic": "sorting", "language": "python", "level": "beginner"},
+    "code/chat/solution.j2": {"problem": "Double x.", "language": "python"},
+    "code/chat/tests.j2": {"problem": "Double x.", "signature": "def double(x): ...", "language": "python"},
+    "code/chat/repair.j2": {"problem": "Double x.", "code": "def double(x): ...", "failing": ["assert double(1) == 2"],
+                            "feedback": "it returned None", "language": "python"},
+    "judge/rubric.j2": {"conversation": [{"role": "user", "content": "Hi"}], "rubric": "- Is it kind?", "low": 1, "high": 5},
+}  # fmt: skip
+UNUSED = {"code/chat/problem_snippet.j2": {"level"}}
+
+
+def given(name: str) -> dict[str, Any]:
+    if name.startswith("code/few_shot/"):
+        return few_shot(name)
+    return GIVEN[name]
+
+
+def few_shot(name: str) -> dict[str, Any]:
+    """The few-shot templates are given examples of the generator's own kind: any name is there, as text."""
+    source = (ROOT / "prompts" / name).read_text()
+    import jinja2.meta
+
+    wanted = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(source))
+    return {key: [EXAMPLE] if key.endswith("s") else f"the {key}" for key in wanted}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_renders_with_what_it_is_given(name: str) -> None:
+    templates, variables = Templates(), given(name)
+    assert templates.check(name, set(variables)) == []
+    text = templates.render(name, variables)
+    assert text.strip()
+    assert "{{" not in text
+    assert "{%" not in text
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name in GIVEN])
+def test_every_variable_is_wanted_and_none_is_optional(name: str) -> None:
+    """One taken away is told before the run, and is an error in it; never an empty place in a prompt."""
+    for missing in GIVEN[name]:
+        rest = {key: value for key, value in GIVEN[name].items() if key != missing}
+        problems = Templates().check(name, set(rest))
+        if f"{missing}" in UNUSED.get(name, ()):
+            assert problems == []
+            continue
+        assert len(problems) == 1
+        assert f"{{{{ {missing} }}}}" in problems[0]
+        if missing == "language":
+            continue  # asked for in one branch only
+        with pytest.raises(GeneratorError, match=missing):
+            Templates().render(name, rest)
+
+
+def test_the_users_templates_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    packaged = Templates().digest(["code/chat/solution.j2"])
+    Path("prompts/code/chat").mkdir(parents=True)
+    Path("prompts/code/chat/solution.j2").write_text("My own: {{ problem }}")
+    assert search_path("prompts")[0] == tmp_path / "prompts"
+    templates = Templates()
+    assert templates.render("code/chat/solution.j2", {"problem": "double"}) == "My own: double"
+    assert templates.digest(["code/chat/solution.j2"]) != packaged
+    assert "sorting" in templates.render("code/chat/problem_topic.j2", GIVEN["code/chat/problem_topic.j2"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ ''.__class__.__base__.__subclasses__() }}",
+        "{{ row.__init__.__globals__ }}",
+        "{{ cycler.__init__.__globals__.os }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ '{0.__class__}'.format(1) }}{{ ''.__class__() }}",
+        "{{ row|attr('__class__') }}",
+        "{{ joiner.__init__.__globals__['__builtins__']['open']('/etc/passwd').read() }}",
+        "{% set n = namespace() %}{{ n.__class__.__init__.__globals__ }}",
+        "{{ row.clear() }}",
+        "{{ rows.append(1) }}",
+    ],
+)
+def test_a_template_reaches_nothing_of_the_interpreter(text: str) -> None:
+    variables: dict[str, Any] = {"row": {"a": 1}, "rows": [1]}
+    with pytest.raises((GeneratorError, jinja2.TemplateError)):
+        Templates().render_text(text, variables)
+    assert variables == {"row": {"a": 1}, "rows": [1]}
+
+
+@pytest.mark.parametrize("text", ["{{ [1, 2, 3]|random }}", "{{ lipsum() }}"])
+def test_a_template_has_no_chance_in_it(text: str) -> None:
+    """The same row must give the same prompt on every run, or a resumed run pays again."""
+    assert Templates().check_text(text, set()) != []
+
+
+def test_a_variable_may_be_optional_where_the_template_says_so() -> None:
+    check = Templates().check_text
+    assert check("{{ hint | default('none') }}{% if tone is defined %}{{ tone }}{% endif %}", {"question"}) == []
+    assert check("{{ hint }}", {"hint_text"}) == [
+        "template uses {{ hint }}, which is not given; did you mean hint_text? (there is hint_text)"
+    ]
+    assert check("{% for x in range(3) %}{{ loop.index }}{{ x }}{% endfor %}", set()) == []
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/ask.j2").write_text(
+        "{% include 'mine/head.j2' %}\n{{ question }}{% import 'mine/macros.j2' as m %}"
+    )
+    (tmp_path / "mine/head.j2").write_text("Answer shortly. {% include 'mine/tail.j2' %}")
+    (tmp_path / "mine/tail.j2").write_text("Please.")
+    (tmp_path / "mine/macros.j2").write_text("{% macro bold(x) %}**{{ x }}**{% endmacro %}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["ask", "head", "tail", "macros"])
+def test_the_digest_covers_what_is_included(mine: Path, name: str) -> None:
+    before = Templates([mine]).digest(["mine/ask.j2"])
+    file = mine / f"mine/{name}.j2"
+    file.write_text(file.read_text() + " ")
+    assert Templates([mine]).digest(["mine/ask.j2"]) != before
+
+
+def test_the_digest_ignores_order_and_place(mine: Path, tmp_path: Path) -> None:
+    one = Templates([mine]).digest(["mine/ask.j2", "mine/tail.j2"])
+    assert Templates([tmp_path / "none", mine]).digest(["mine/tail.j2", "mine/ask.j2"]) == one
+
+
+def test_an_include_is_checked_before_the_run(mine: Path) -> None:
+    (mine / "mine/tail.j2").unlink()
+    assert "mine/tail.j2" in Templates([mine]).check("mine/ask.j2", {"question"})[0]
+    (mine / "mine/head.j2").write_text("{% include 'mine/ask.j2' %}")
+    assert Templates([mine]).check("mine/ask.j2", {"question"}) == [], "a circle ends"
+    (mine / "mine/head.j2").write_text("{% include name %}")
+    assert "computed name" in Templates([mine]).check("mine/ask.j2", {"question"})[0]
+    (mine / "mine/head.j2").write_bytes(b"\xff\xfe")
+    assert "is no text" in Templates([mine]).check("mine/ask.j2", {"question"})[0]
+
+
+def test_what_goes_wrong_while_rendering_is_the_records_own() -> None:
+    with pytest.raises(GeneratorError, match=r"hint.*given: question"):
+        Templates().render_text("{{ hint }}", {"question": 1})

@@ -91,7 +91,12 @@ async def compare(folder: Path, scenario: Scenario) -> Comparison:
             allowed += in_flight or 0
         await _to_end(scenario, server, killed)
         return Comparison(
-            kills, server.count, server.repeated, allowed, outcome(whole) == outcome(killed), time.perf_counter() - started
+            kills,
+            server.count,
+            server.repeated,
+            allowed,
+            outcome(whole) == outcome(killed),
+            time.perf_counter() - started,
         )
 
 
@@ -109,9 +114,7 @@ async def _to_end(scenario: Scenario, server: ModelServer, folder: Path) -> None
         raise SystemExit(f"seed {scenario.seed}: ended with {process.returncode}:\n{said.decode()}")
 
 
-async def _killed(
-    scenario: Scenario, server: ModelServer, folder: Path, after: int, later: float
-) -> int | None:
+async def _killed(scenario: Scenario, server: ModelServer, folder: Path, after: int, later: float) -> int | None:
     """Kill the run once the server has got `after` requests; how many were in flight, or None if it was done before."""
     process = await _start(scenario, server, folder)
     goal = max(after, server.count)

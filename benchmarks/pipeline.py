@@ -192,6 +192,12 @@ def two_stages(folder: Path) -> str:
     )
 
 
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process, 0 once it has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
+
+
 def million(folder: Path, rows: int = 1_000_000) -> str:
     """Memory, and the time a record takes at the start and at the end, sampled from the server's count."""
     rows_file(folder, rows)
@@ -201,10 +207,7 @@ def million(folder: Path, rows: int = 1_000_000) -> str:
         marks: list[tuple[int, float, float]] = []
         while process.poll() is None:
             count = ask(url, "stats")["count"]  # type: ignore[index]
-            memory = int(
-                next(line for line in open(f"/proc/{process.pid}/status") if line.startswith("VmRSS")).split()[1]
-            )
-            marks.append((count, time.perf_counter(), memory / 1024))
+            marks.append((count, time.perf_counter(), memory_mb(process.pid)))
             time.sleep(0.2)
     begun = [mark for mark in marks if mark[0] > 0]
     first = next(mark for mark in begun if mark[0] >= 10_000)

@@ -86,7 +86,9 @@ def main() -> None:
     if not lines:
         raise SystemExit(done.stderr[-3000:])
     bare = float(lines[-1].split()[1])
-    print(f"generate {ours:.0f} tokens/s, vllm.LLM offline {bare:.0f} tokens/s, ratio {ours / bare:.3f} (to show: 0.95)")
+    print(
+        f"generate {ours:.0f} tokens/s, vllm.LLM offline {bare:.0f} tokens/s, ratio {ours / bare:.3f} (to show: 0.95)"
+    )
 
 
 if __name__ == "__main__":

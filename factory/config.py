@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
-import re
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -127,7 +127,7 @@ def rewrite_overrides(overrides: Sequence[str], *, sweep: bool = False) -> tuple
     problems: list[str] = []
     for text in overrides:
         try:
-            override = parser.parse_overrides([text])[0]
+            override: Override | None = parser.parse_overrides([text])[0]
         except HydraException:
             quoted = _as_text(text)
             override = parser.parse_overrides([quoted])[0] if quoted else None

@@ -288,9 +288,11 @@ class _Run:
         write_card(self.folder)
         write_report(self.folder)
         if stopped is None and short:
+            bounded = plan.attempts is not None and totals.seeds >= plan.attempts
+            more = f"try more seeds with attempts={2 * max(1, totals.seeds)}" if bounded else "the source holds no more"
             stopped = Stopped(
-                f"{totals.kept} of the {plan.wanted} records wanted were accepted from {totals.seeds} seeds. "
-                f"Try more seeds with attempts={2 * max(1, totals.seeds)}, or see in {self.folder}/report.html why the others were lost."
+                f"{totals.kept} of the {plan.wanted} records wanted were accepted from {totals.seeds} seeds: {more}. "
+                f"Why others were lost is in {self.folder}/report.html."
             )
         return Outcome(EXIT_STOPPED if stopped else EXIT_DONE, manifest, stopped)
 

@@ -158,7 +158,9 @@ class Source:
             except StopIteration:
                 return
             except _UNREADABLE as error:
-                raise Stopped(f"source.path={self.settings.path}: cannot be read after item {index}: {error}") from error
+                raise Stopped(
+                    f"source.path={self.settings.path}: cannot be read after item {index}: {error}"
+                ) from error
             yield Item(index, digest, load)
 
     def _loads(self) -> Iterator[tuple[str, Callable[[], Row]]]:

@@ -358,7 +358,13 @@ def test_done_is_0_and_too_few_is_3(capsys: pytest.CaptureFixture[str]) -> None:
         status, _, err = run(served(server, "n=5"), capsys)
         assert status == 3
         assert "2 of the 5 records wanted" in err
+        assert "the source holds no more" in err
         assert server.count == 2, "the same answers are used again"
+        status, _, err = run(
+            served(server, "n=3", "attempts=3", "run=few", "source.limit=3", "source.repeat=true", "keep='rules > 1'"),
+            capsys,
+        )
+        assert (status, "try more seeds with attempts=6" in err) == (3, True)
         status, _, err = run(served(server, "run=poor", "budget.requests=1", "in_flight=1"), capsys)
         assert status == 3
         assert "budget.requests=1" in err

@@ -16,11 +16,13 @@ from factory.generators.few_shot import FewShot, different_calls, expected_value
 from factory.journal import Journal
 from factory.prompts import Templates
 from factory.sandbox import open_sandbox
-from tests.model_server import ModelServer, Reply, last_text
 from tests.factory_run import run_task
+from tests.model_server import ModelServer, Reply, last_text
 
 PROBLEM = "<problem>Write a function `clamp(x, low, high)` that returns x, or the nearer bound where x lies outside.</problem>"
-RIGHT = "```python\ndef clamp(x, low, high):\n    if x < low:\n        return low\n    return high if x > high else x\n```"
+RIGHT = (
+    "```python\ndef clamp(x, low, high):\n    if x < low:\n        return low\n    return high if x > high else x\n```"
+)
 WRONG = "```python\ndef clamp(x, low, high):\n    return min(x, high)\n```"
 TESTS = """```python
 assert clamp(5, 0, 10) == 5
@@ -132,7 +134,10 @@ def test_tests_that_say_nothing_are_weak(tmp_path: Path) -> None:
         ("```python\nx = 1\n```", "parse: defines no function"),
         ("```python\ndef clamp(x, low, high):\n    return undefined_name\n```", "lint: F821"),
         ("```python\nimport os\ndef clamp(x, low, high):\n    return x\n```", "import: os is not allowed"),
-        ("```python\nimport numpy\ndef clamp(x, low, high):\n    return x\n```", "import: numpy is not in the standard library"),
+        (
+            "```python\nimport numpy\ndef clamp(x, low, high):\n    return x\n```",
+            "import: numpy is not in the standard library",
+        ),
         ("```python\ndef clamp(x, low, high):\n    while True: pass\n```", "execution: timeout"),
     ],
 )
@@ -168,7 +173,14 @@ def test_equal_solutions_count_once(tmp_path: Path) -> None:
     renamed = RIGHT.replace("high", "top").replace("clamp", "bound")
     with scripted([RIGHT, renamed], [RIGHT], TESTS) as server:
         status = run_task(
-            tmp_path, server, "code", "n=2", "attempts=2", "in_flight=1", "task.alternatives=0", "model.prompt_form=chat"
+            tmp_path,
+            server,
+            "code",
+            "n=2",
+            "attempts=2",
+            "in_flight=1",
+            "task.alternatives=0",
+            "model.prompt_form=chat",
         )
     assert status == 3
     manifest = json.loads((tmp_path / "outputs/code/manifest.json").read_text())
@@ -196,11 +208,14 @@ def test_programs_in_other_languages_are_run(tmp_path: Path, language: str, prog
     cases = json.dumps([{"stdin": f"{n}\n", "stdout": f"{2 * n}\n"} for n in (1, 5, -3)])
     with scripted([f"```{language}\n{program}\n```"], ["-"], f"```json\n{cases}\n```") as server:
         record = one(
-            tmp_path, server, f"task.language={language}", "task.alternatives=0", "sandbox.wall=20", "sandbox.cpu=20",
-            "scorers.execution.keep=execution == 1",
-        )  # fmt: skip
+            tmp_path, server, f"task.language={language}", "task.alternatives=0", "sandbox.wall=20", "sandbox.cpu=20"
+        )
     assert record["kept"], record["reason"]
     assert record["scores"]["execution"]["detail"]["total"] == 3
+    # `n * 2` and its few constants leave little to mutate, but what there is must be noticed.
+    strength = record["scores"]["test_strength"]["detail"]
+    assert strength["stub_fails"]
+    assert strength["mutants"] >= 1
 
 
 # ---- the few-shot form for very small models

@@ -23,7 +23,11 @@ from factory.journal import Damaged, Fate, Journal, RunLock, pack, unpack
 from factory.records import Message, Record, Score
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
     max_leaves=40,
 )
@@ -52,7 +56,9 @@ async def fill(journal: Journal, count: int, first: int = 0, config: int = 1) ->
         request = Request((Message(role="user", content=f"question {number}"),))
         answer = Response(f"answer {number} " + "long " * (number % 5 * 200), prompt_tokens=10, completion_tokens=2)
         await journal.add_response(request.key("m"), "answer", request, answer)
-        await journal.add_fates(config, f"d{number}", [Fate(number, 0, a_record(number), {"item": f"d{number}"})], [None])
+        await journal.add_fates(
+            config, f"d{number}", [Fate(number, 0, a_record(number), {"item": f"d{number}"})], [None]
+        )
 
 
 def make(path: Path, count: int) -> None:

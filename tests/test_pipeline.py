@@ -27,8 +27,8 @@ from factory.prompts import Templates
 from factory.records import Message, Record, Score
 from factory.selection import KeepRule
 from factory.sources import Item
-from tests.runs import ROOT, command, kept, reasons, run_once, write_rows
 from tests.model_server import ModelServer, Reply
+from tests.runs import ROOT, command, kept, reasons, run_once, write_rows
 
 # One seed: after how many turns of the loop it is done, and the fingerprints of its records (None: rejected).
 Seed = tuple[int, tuple[str | None, ...]]
@@ -147,9 +147,7 @@ class Killed(BaseException):
 
 @settings(max_examples=40, deadline=None)
 @given(scripts, st.one_of(st.none(), st.integers(1, 12)), st.lists(st.integers(1, 8), min_size=1, max_size=3))
-def test_an_interrupted_run_ends_as_one_that_was_not(
-    seeds: list[Seed], wanted: int | None, stops: list[int]
-) -> None:
+def test_an_interrupted_run_ends_as_one_that_was_not(seeds: list[Seed], wanted: int | None, stops: list[int]) -> None:
     with fresh_journal() as journal:
         for after in stops:
             left = iter(range(after))
@@ -389,7 +387,7 @@ def test_memory_is_bounded_by_a_window() -> None:
 
 # ---- plug-ins of a user's own, as a user runs them
 
-PLUGIN = '''
+PLUGIN = """
 from factory.generators.from_template import FromTemplate
 from factory.records import Score
 
@@ -401,7 +399,7 @@ class Generator(FromTemplate):
 
     def fingerprint(self, record):
         return record.messages[-1].content
-'''
+"""
 
 
 def test_a_users_generator_in_a_file_beside_the_run(tmp_path: Path) -> None:

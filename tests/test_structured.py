@@ -24,7 +24,11 @@ GRADE = {
 }
 GOOD = '{"reason": "right", "score": 4}'
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
@@ -151,7 +155,9 @@ def test_a_judge_without_schema_mode_is_asked_in_words(tmp_path: Path) -> None:
 
 def test_a_judge_is_asked_again_with_what_was_wrong(tmp_path: Path) -> None:
     write_rows(tmp_path, 1)
-    _, server = run_once(tmp_path, judged(Reply("five stars"), Reply('{"reason": "x", "score": 7}'), Reply(GOOD)), JUDGE)
+    _, server = run_once(
+        tmp_path, judged(Reply("five stars"), Reply('{"reason": "x", "score": 7}'), Reply(GOOD)), JUDGE
+    )
     assert len(kept(tmp_path)) == 1
     assert server.count == 1 + 3
     assert "7 is not one of" in last_text(server.bodies[3])

@@ -130,7 +130,10 @@ class EngineClient:
         attempt = 0
         while True:
             endpoint = await self._acquire(priority)
-            sent_at, body = time.monotonic(), self._body(request)  # now: how JSON is asked for may have changed meanwhile
+            sent_at, body = (
+                time.monotonic(),
+                self._body(request),
+            )  # now: how JSON is asked for may have changed meanwhile
             try:
                 self.budget.admit()
                 response = await self._send(endpoint, path, body)

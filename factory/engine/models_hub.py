@@ -68,4 +68,4 @@ def _ask_hub(repo: str, wanted: str) -> str:
         ) from error
     if not commit:
         raise UserError(f"model.path: the hub names no commit for {repo}@{wanted}")
-    return commit
+    return str(commit)

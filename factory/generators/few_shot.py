@@ -60,8 +60,7 @@ class FewShot:
         """Raises `ConfigError` where the files are missing or wrong."""
         examples = [Example.model_validate(entry) for entry in load_data(templates, DATA[0])]
         self.sets = {
-            name: SeedSet.model_validate(entry)
-            for name, entry in load_data(templates, DATA[1])["sets"].items()
+            name: SeedSet.model_validate(entry) for name, entry in load_data(templates, DATA[1])["sets"].items()
         }
         self.examples: dict[str, list[Example]] = {name: [] for name in self.sets}
         for example in examples:

@@ -11,6 +11,7 @@ from factory.errors import UserError
 from factory.sandbox import judge, mutate, programs
 from factory.sandbox.backends import opened
 from factory.sandbox.config import SandboxConfig
+from factory.sandbox.mutate_text import text_mutants
 from factory.sandbox.results import death, read_results
 from factory.sandbox.rewrite import Broken, Check, Free, names, parse_tests
 from factory.sandbox.slots import Slots
@@ -30,6 +31,9 @@ _REFUSED = (
     "refused: the test passes something that is not plain data ({}), so only the candidate's own process could run it"
 )
 _SPOKEN: Mapping[str, Status] = {"pass": "pass", "wrong": "wrong", "exception": "exception"}
+NOT_COMPILED = "does not compile"
+# Programs that do nothing, for the check that tests notice it.
+STUBS = {"javascript": "", "bash": ":", "c": "int main(void) { return 0; }", "cpp": "int main() {}"}
 Test = str | StdioTest
 
 
@@ -85,27 +89,46 @@ class Sandbox:
         )
 
     async def strength(
-        self, code: str, tests: Sequence[str], *, entry: str | None = None, limit: int = 32, seed: int = 0
+        self,
+        code: str,
+        tests: Sequence[str | StdioTest],
+        *,
+        language: str = "python",
+        entry: str | None = None,
+        limit: int = 32,
+        seed: int = 0,
     ) -> Strength:
         """What `tests` are worth for the solution `code`: at most `limit` mutants, the choice fixed by `seed`.
 
-        Raises like `verify`.
+        A program in another language is mutated token by token, a quarter as often, since each mutant is compiled and
+        started anew; its stub is a program that does nothing. Raises like `verify`.
         """
-        baseline = await self.verify(code, tests, entry=entry)
+        baseline = await self.verify(code, tests, language=language, entry=entry)
         if baseline.status != "pass":
             return Strength(baseline=baseline.status, stub_fails=False, mutants=0, killed=0)
         # A mutant that loops is killed by the clock: give it a fair multiple of what the solution took, no more.
         wall = min(self._settings["wall"], 0.5 + 10 * baseline.seconds)
-        mutants = mutate.mutants(code, limit=limit, seed=seed)
-        sources = [mutate.stub(code), *(mutant.code for mutant in mutants)]
-        verdicts = await asyncio.gather(*(self.verify(source, tests, entry=entry, wall=wall) for source in sources))
-        stub, *judged = verdicts
-        alive = [mutant.change for mutant, verdict in zip(mutants, judged, strict=True) if verdict.status == "pass"]
+        if language == "python":
+            mutants, stub = mutate.mutants(code, limit=limit, seed=seed), mutate.stub(code)
+        else:
+            mutants, stub = text_mutants(code, limit=max(1, limit // 4), seed=seed), STUBS[language]
+        sources = [stub, *(mutant.code for mutant in mutants)]
+        verdicts = await asyncio.gather(
+            *(self.verify(source, tests, language=language, entry=entry, wall=wall) for source in sources)
+        )
+        stubbed, *judged = verdicts
+        # What does not even compile says nothing about the tests.
+        tried = [
+            (mutant, verdict)
+            for mutant, verdict in zip(mutants, judged, strict=True)
+            if language == "python" or not any(outcome.error.startswith(NOT_COMPILED) for outcome in verdict.tests)
+        ]
+        alive = [mutant.change for mutant, verdict in tried if verdict.status == "pass"]
         return Strength(
             baseline="pass",
-            stub_fails=stub.status != "pass",
-            mutants=len(mutants),
-            killed=len(mutants) - len(alive),
+            stub_fails=stubbed.status != "pass",
+            mutants=len(tried),
+            killed=len(tried) - len(alive),
             survivors=tuple(alive[:5]),
         )
 
@@ -260,7 +283,10 @@ class _Case:
             return
         reports = await self.reports([test for _, test in tests], language)
         for (place, test), report in zip(tests, reports, strict=True):
-            self.outcomes[place] = judge.stdio(test, report, death(report, self.limits))
+            outcome = judge.stdio(test, report, death(report, self.limits))
+            if report.get("not_compiled"):
+                outcome = outcome.model_copy(update={"error": f"{NOT_COMPILED}: {outcome.error}"})
+            self.outcomes[place] = outcome
 
     async def reports(self, tests: Sequence[StdioTest], language: str) -> list[dict[str, Any]]:
         """One run of the program for each test."""
@@ -286,7 +312,7 @@ class _Case:
         message = {"op": "program", "source": self.code, "runs": runs, **request}
         answer = await self._ask(message, 30 + len(tests) * self.limits["wall"])
         if answer["compiled"] is not None:
-            return [answer["compiled"]] * len(tests)
+            return [{**answer["compiled"], "not_compiled": True}] * len(tests)
         return list(answer["runs"])
 
 

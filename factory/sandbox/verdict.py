@@ -18,6 +18,8 @@ _SHOWN, _TESTS_SHOWN = 400, 3
 class SandboxError(RecordError):
     """The machine failed, twice, on two workers: says nothing about the candidate, so it is never a verdict."""
 
+    final = False  # another run may find the machine in better health
+
 
 class StdioTest(Frozen):
     """A test of a whole program: what it reads, and what it must print. Trailing white space of lines is ignored."""

@@ -7,6 +7,7 @@ tests notice (0 where they pass on a stub that returns None: such tests say noth
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field
 
@@ -17,7 +18,7 @@ from factory.records import Frozen, Record, Score
 
 
 class ExecutionSettings(Frozen):
-    """`strength`: measure how strong the tests are (Python only)."""
+    """`strength`: measure how strong the tests are."""
 
     strength: bool = True
     min_tests: int = Field(2, ge=1)  # fewer are no evidence
@@ -52,12 +53,12 @@ class Execution:
         if verdict.status != "pass":
             return {"execution": Score(value=0.0, reason=verdict.status, detail=detail)}
         scores = {"execution": Score(value=1.0, detail=detail)}
-        if self.settings.strength and language == "python":
-            scores["test_strength"] = await self._strength(meta["solution"], tests, context)
+        if self.settings.strength:
+            scores["test_strength"] = await self._strength(meta["solution"], tests, language, context)
         return scores
 
-    async def _strength(self, solution: str, tests: list[str], context: Context) -> Score:
-        found = await context.sandbox.strength(solution, tests)
+    async def _strength(self, solution: str, tests: list[Any], language: str, context: Context) -> Score:
+        found = await context.sandbox.strength(solution, as_tests(tests, language), language=language)
         detail = {"killed": found.killed, "mutants": found.mutants, "stub_fails": found.stub_fails}
         if not found.stub_fails:
             return Score(value=0.0, reason="weak_tests", detail=detail)

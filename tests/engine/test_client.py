@@ -198,7 +198,10 @@ def test_an_endpoint_that_asks_for_rest_does_not_stop_the_other() -> None:
 
 
 def test_the_load_is_shared() -> None:
-    with ModelServer(lambda body: Reply("x", delay=0.01)) as one, ModelServer(lambda body: Reply("x", delay=0.01)) as two:
+    with (
+        ModelServer(lambda body: Reply("x", delay=0.01)) as one,
+        ModelServer(lambda body: Reply("x", delay=0.01)) as two,
+    ):
         talk([one.url, two.url], ask_all(100), concurrency=4)
     assert min(one.count, two.count) > 30
     assert max(one.peak, two.peak) <= 4

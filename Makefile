@@ -5,7 +5,8 @@ UV := .venv/bin/python -m uv
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo vllm || echo cpu)
 # A folder of wheels that pip was told of (a CPU build of torch, say) serves uv too; else uv picks torch for the machine.
 ifneq ($(PIP_FIND_LINKS),)
-  export UV_FIND_LINKS := $(PIP_FIND_LINKS)
+  comma := ,
+  export UV_FIND_LINKS := $(subst $() ,$(comma),$(strip $(PIP_FIND_LINKS)))
   TORCH :=
 else
   TORCH := --torch-backend=auto

@@ -163,8 +163,9 @@ class Journal:
         version = self._reader.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA_VERSION):
             raise UserError(f"{self.path} was written by another version of the factory (schema {version}).")
-        self._reader.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        self._reader.commit()
+        if version != SCHEMA_VERSION:  # on a full disk what is there can still be read
+            self._reader.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            self._reader.commit()
         self._has_past = self._reader.execute("SELECT 1 FROM responses LIMIT 1").fetchone() is not None
         # Checking costs a second or so for each 100 MB; a larger file is checked when reading it met damage.
         if self.path.stat().st_size < 64_000_000 or self._suspect.exists():

@@ -33,6 +33,13 @@ def search_path(name: str) -> list[Path]:
     return list(dict.fromkeys([Path.cwd() / name, data_dir(name)]))
 
 
+def _not_null(value: Any) -> Any:
+    """A row's null is no text: Jinja would print "None" into the prompt."""
+    if value is None:
+        raise jinja2.UndefinedError("a value that it prints is null")
+    return value
+
+
 class Templates:
     """Renders templates by name (`code/chat/solution.j2`) or from text, and names them all by one digest."""
 
@@ -41,6 +48,7 @@ class Templates:
         self.environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             loader=jinja2.FileSystemLoader(self.folders),
             undefined=jinja2.StrictUndefined,
+            finalize=_not_null,
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=False,

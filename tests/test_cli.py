@@ -413,8 +413,14 @@ def test_an_interruption_is_130_and_what_was_answered_is_kept(number: signal.Sig
         return Reply("ho", hang=True) if "Say ho" in str(body) else Reply("hi")
 
     with ModelServer(script) as server:
-        process = subprocess.Popen([sys.executable, "-m", "factory", *served(server)], stderr=subprocess.PIPE, text=True,
-                                   env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "factory", *served(server)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            # A shell starts what runs in the background with Ctrl-C ignored, and so would this be.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 60
         while server.count < 2 and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -109,9 +109,8 @@ def test_a_seeds_records_are_written_together_or_not_at_all(tmp_path: Path) -> N
             torn.extend(reader.execute("SELECT seed_index, count(*) c FROM records GROUP BY 1 HAVING c<>40").fetchall())
 
     async def write(journal: Journal) -> None:
-        for number in range(150):
-            fates = [Fate(number, sample, a_record(number, sample), {}) for sample in range(40)]
-            await journal.add_fates(1, "d", fates, [None] * 40)
+        seeds = [[Fate(number, sample, a_record(number, sample), {}) for sample in range(40)] for number in range(300)]
+        await asyncio.gather(*(journal.add_fates(1, "d", fates, [None] * 40) for fates in seeds))
 
     with Journal(path) as journal:
         watcher = threading.Thread(target=watch)

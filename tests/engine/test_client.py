@@ -281,6 +281,21 @@ def test_a_cancelled_request_gives_its_place_back() -> None:
     assert server.count < 20
 
 
+def test_a_place_given_to_one_who_has_just_gone_is_given_on() -> None:
+    async def use(client: EngineClient) -> int:
+        async def first() -> None:
+            await client.complete(question(0))
+            second.cancel()  # it was handed the place in this very moment
+
+        one = asyncio.create_task(first())
+        second = asyncio.create_task(client.complete(question(1)))
+        await asyncio.gather(one, second, return_exceptions=True)
+        return client.in_flight
+
+    with ModelServer(lambda body: Reply("x", delay=0.02)) as server:
+        assert talk(server.url, use, concurrency=1) == 0
+
+
 def test_a_server_that_dies_and_comes_back_loses_nothing() -> None:
     with restarting(lambda body: Reply(last_text(body), delay=0.005), after=30, away=0.8) as server:
         answers = talk(server.url, ask_all(100), retries=1, backoff=0.05, patience=20)

@@ -13,14 +13,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.engine.asker import Asker
 from factory.engine.client import EngineClient
 from factory.engine.limits import Budget
-from factory.engine.models import ResolvedModel, resolve_model
-from factory.engine.server import ManagedServers
-from factory.engine.server_plan import Placement, cpu_build, list_gpus, plan_replicas
 from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
 from factory.generators.base import Context
 from factory.journal import Journal, RunLock, unwritable
@@ -29,9 +26,13 @@ from factory.pipeline import Pipeline
 from factory.plan import Plan
 from factory.progress import Display
 from factory.records import content_hash
-from factory.sandbox import Sandbox, open_sandbox
 from factory.settings import OpenAIEngine, VllmEngine
 from factory.sources import Item
+
+if TYPE_CHECKING:
+    from factory.engine.models import ResolvedModel
+    from factory.engine.server_plan import Placement
+    from factory.sandbox import Sandbox
 
 
 @dataclass
@@ -43,14 +44,10 @@ class Outcome:
     stopped: UserError | None
 
 
-def prepare_folder(folder: Path, composed: Mapping[str, Any]) -> None:
-    """Make the run folder and write the composed configuration into it."""
+def write_config(folder: Path, composed: Mapping[str, Any]) -> None:
+    """Write the composed configuration into the run folder."""
     import yaml
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
     text = yaml.safe_dump({key: value for key, value in composed.items() if key != "hydra"}, sort_keys=False)
     write_atomically(folder / "config.yaml", text.encode())
 
@@ -62,11 +59,9 @@ async def generate(plan: Plan, display: Display) -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from error
-    with RunLock(folder):
-        prepare_folder(folder, plan.composed)
-        with Journal(folder / "journal.db", display.say) as journal, journal.reported():
-            run = _Run(plan, folder, journal, display)
-            return await run.to_end()
+    with RunLock(folder), Journal(folder / "journal.db", display.say) as journal, journal.reported():
+        run = _Run(plan, folder, journal, display)
+        return await run.to_end()
 
 
 class _Run:
@@ -89,6 +84,8 @@ class _Run:
         engine, model = self.plan.settings.engine, self.plan.settings.model
         if isinstance(engine, OpenAIEngine):
             return engine
+        from factory.engine.server_plan import cpu_build
+
         found: dict[str, Any] = {}
         if engine.concurrency == "auto":
             found["concurrency"] = 128 if cpu_build() else 256
@@ -99,6 +96,8 @@ class _Run:
     def _resolve(self) -> ResolvedModel | None:
         if isinstance(self.plan.settings.engine, OpenAIEngine):
             return None
+        from factory.engine.models import resolve_model
+
         return resolve_model(self.plan.settings.model.path, on_status=self.display.status)
 
     def _identity(self) -> str:
@@ -133,6 +132,8 @@ class _Run:
         async with contextlib.AsyncExitStack() as stack:
             scorers = self.plan.scorers.values()
             if self.plan.generator.uses_sandbox or any(scorer.uses_sandbox for scorer in scorers):
+                from factory.sandbox import open_sandbox
+
                 self.sandbox = await stack.enter_async_context(open_sandbox(self.plan.settings.sandbox))
             self.asker = Asker(self.journal, functools.partial(self._start_engine, stack), self.identity)
             try:
@@ -148,6 +149,8 @@ class _Run:
             )
             return await stack.enter_async_context(client)
         assert self.model is not None
+        from factory.engine.server import ManagedServers
+
         servers = await stack.enter_async_context(
             ManagedServers(self.model, engine, self.folder / "logs", on_status=self.display.status)
         )
@@ -199,9 +202,10 @@ class _Run:
         try:
             async with self._engine_room():
                 self.display.engine = lambda: self.asker.live
-                # While the first answers are on their way: the end of the run needs it, and need not wait then.
-                asyncio.get_running_loop().run_in_executor(None, _load_writers)
+                # While the first answers are on their way: nobody need wait for this then.
+                aside = asyncio.get_running_loop().run_in_executor(None, self._prepare_the_end)
                 await pipeline.run(itertools.islice(plan.source.items(), plan.attempts))
+                await aside
         except Stopped as error:
             stopped = error
         except UserError:
@@ -218,6 +222,12 @@ class _Run:
         except UserError as error:  # no room to write what came of it, most likely for the reason that stopped the run
             raise stopped or Stopped(*error.problems) from error
 
+    def _prepare_the_end(self) -> None:
+        """Write the configuration down, and import what the end of the run needs."""
+        write_config(self.folder, self.plan.composed)
+        for name in ("pyarrow.json", "pyarrow.parquet", "factory.card", "factory.report", "rich.table"):
+            importlib.import_module(name)
+
     def _workers(self) -> int:
         settings = self.plan.settings
         if settings.in_flight is not None:
@@ -232,6 +242,8 @@ class _Run:
         return workers if self.plan.wanted is None else min(workers, max(16, 4 * self.plan.wanted))
 
     def _placements(self, engine: VllmEngine) -> list[Placement]:
+        from factory.engine.server_plan import cpu_build, list_gpus, plan_replicas
+
         assert self.model is not None
         gpus = [] if cpu_build() else list_gpus()
         return plan_replicas(
@@ -249,6 +261,7 @@ class _Run:
         from factory.report import write_report
 
         plan = self.plan
+        self.journal.flush()
         columns = carried_columns(self.journal.fates(self.config)) if plan.generator.carries_columns else {}
         names = [name for scorer in plan.scorers.values() for name in scorer.names]
         totals = write_data(self.folder, final_fates(self.journal, self.config, plan.wanted), columns, names)
@@ -295,11 +308,6 @@ class _Run:
                 f"Why others were lost is in {self.folder}/report.html."
             )
         return Outcome(EXIT_STOPPED if stopped else EXIT_DONE, manifest, stopped)
-
-
-def _load_writers() -> None:
-    for name in ("pyarrow.json", "pyarrow.parquet", "factory.card", "factory.report"):
-        importlib.import_module(name)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

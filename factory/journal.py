@@ -53,8 +53,11 @@ _BLOBS = {
     "records": ("record", "story"),
     "draws": ("value",),
 }
-_BATCH = 2000
 _Statement = tuple[str, tuple[Any, ...]]
+# Rows to be written together, and who waits for them.
+_Entry = tuple[list[_Statement], asyncio.Future[None] | threading.Event | None]
+_GATHER = 0.02  # seconds that rows which nobody waits for stay open for company
+_BATCH = 2000
 
 
 class Damaged(sqlite3.DatabaseError):
@@ -150,7 +153,7 @@ class Journal:
             notice(salvage(path))
             self._open()
         self._suspect.unlink(missing_ok=True)
-        self._queue: queue.SimpleQueue[tuple[list[_Statement], asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._write_groups, name="journal", daemon=True)
         self._thread.start()
@@ -204,14 +207,9 @@ class Journal:
         connection = _connect(self.path)
         closing = False
         while not closing:
-            group = [self._queue.get()]
-            while len(group) < _BATCH:
-                try:
-                    group.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
+            group = self._next_group()
             closing = None in group
-            waiting = [item[1] for item in group if item is not None]
+            waiting = [item[1] for item in group if item is not None and isinstance(item[1], asyncio.Future)]
             error: Exception | None = self._failure
             if error is None:
                 try:
@@ -221,6 +219,9 @@ class Journal:
                                 connection.execute(statement, row)
                 except (sqlite3.Error, OSError) as raised:
                     error = self._failure = raised
+            for item in group:
+                if item is not None and isinstance(item[1], threading.Event):
+                    item[1].set()
             if waiting:
                 loop = waiting[0].get_loop()
                 try:
@@ -228,6 +229,18 @@ class Journal:
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     pass
         connection.close()
+
+    def _next_group(self) -> list[_Entry | None]:
+        """What goes into the next transaction: rows that nobody waits for stay open for company, for a moment."""
+        group = [self._queue.get()]
+        until = time.monotonic() + _GATHER
+        with contextlib.suppress(queue.Empty):
+            while len(group) < _BATCH:
+                alone = group[-1] is not None and group[-1][1] is None
+                group.append(
+                    self._queue.get(timeout=max(0.0, until - time.monotonic())) if alone else self._queue.get_nowait()
+                )
+        return group
 
     async def _write(self, *statements: _Statement) -> None:
         """All of the statements or, where the process dies, none; returns once they are in the file."""
@@ -255,8 +268,12 @@ class Journal:
         )
         await self._write((_INSERT_RESPONSE, row))
 
-    async def add_fates(self, config: int, item: str, fates: list[Fate], fingerprints: list[str | None]) -> None:
-        """Write what became of one seed item (`item` is its digest); a later fate of the same place replaces it."""
+    def add_fates(self, config: int, item: str, fates: list[Fate], fingerprints: list[str | None]) -> None:
+        """Write what became of one seed item (`item` is its digest); a later fate of the same place replaces it.
+
+        Nobody waits for it: with the responses in the file a fate that was lost is found again for nothing. `flush`
+        waits for all of them.
+        """
         statements: list[_Statement] = [(_DELETE_REST, (config, fates[0].seed_index, len(fates)))]
         for fate, fingerprint in zip(fates, fingerprints, strict=True):
             record = fate.record
@@ -275,7 +292,15 @@ class Journal:
                 pack(fate.story),
             )
             statements.append((_INSERT_RECORD, row))
-        await self._write(*statements)
+        self._queue.put((statements, None))
+
+    def flush(self) -> None:
+        """Returns once all that was added is in the file; raises `Stopped` where it cannot be."""
+        done = threading.Event()
+        self._queue.put(([], done))
+        done.wait()
+        if self._failure is not None:
+            raise _cannot_write(self.path, self._failure) from self._failure
 
     async def draw(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make()` returned the first time this name was asked for: the same on every later run."""

@@ -239,7 +239,7 @@ class Pipeline:
         story = {"item": item.digest, "exchanges": context.exchanges}
         fates = [Fate(item.index, sample, record, story, final) for sample, record in enumerate(records)]
         try:
-            await self.journal.add_fates(self.config, item.digest, fates, prints)
+            self.journal.add_fates(self.config, item.digest, fates, prints)
         except (TypeError, ValueError) as error:
             raise GeneratorError(f"the record is not JSON: {error}") from error
         return prints

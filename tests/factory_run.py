@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from factory.config import compose_config
+from factory.compose import compose_config
 from factory.generate import generate
 from factory.plan import make_plan
 from factory.progress import Display

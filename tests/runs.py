@@ -14,7 +14,7 @@ import orjson
 import pyarrow.parquet
 import uvloop
 
-from factory.config import compose_config
+from factory.compose import compose_config
 from factory.generate import Outcome, generate
 from factory.journal import Journal
 from factory.plan import make_plan

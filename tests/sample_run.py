@@ -188,11 +188,12 @@ async def _fill(journal: Journal, made: Sequence[Record], exchanges: bool) -> No
             response = Response(text, "stop", 300, 120 + index % 90, slow)
             waiting.append(asyncio.ensure_future(journal.add_response(keys[-1], label, request, response)))
         fate = Fate(index, 0, record, {"item": f"item-{index:05}", "exchanges": keys})
-        waiting.append(asyncio.ensure_future(journal.add_fates(config, f"item-{index:05}", [fate], [None])))
+        journal.add_fates(config, f"item-{index:05}", [fate], [None])
         if len(waiting) > 4000:
             await asyncio.gather(*waiting)
             waiting.clear()
     await asyncio.gather(*waiting)
+    journal.flush()
 
 
 def write_run(folder: Path, made: Sequence[Record], *, exchanges: bool = True, **changes: Any) -> Path:

@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from factory.config import compose_config, groups, imported, options, validated
+from factory.compose import compose_config, groups
+from factory.config import imported, options, validated
 from factory.plan import make_plan
 from factory.settings import ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
 

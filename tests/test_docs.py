@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from factory.cli import COMMANDS
-from factory.config import compose_config
+from factory.compose import compose_config
 from tests.model_server import ModelServer, Reply
 
 ROOT = Path(__file__).parent.parent

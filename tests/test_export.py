@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from factory.config import compose_config
+from factory.compose import compose_config
 from factory.errors import UserError
 from factory.export import export
 from factory.outputs import read_manifest

@@ -56,9 +56,7 @@ async def fill(journal: Journal, count: int, first: int = 0, config: int = 1) ->
         request = Request((Message(role="user", content=f"question {number}"),))
         answer = Response(f"answer {number} " + "long " * (number % 5 * 200), prompt_tokens=10, completion_tokens=2)
         await journal.add_response(request.key("m"), "answer", request, answer)
-        await journal.add_fates(
-            config, f"d{number}", [Fate(number, 0, a_record(number), {"item": f"d{number}"})], [None]
-        )
+        journal.add_fates(config, f"d{number}", [Fate(number, 0, a_record(number), {"item": f"d{number}"})], [None])
 
 
 def make(path: Path, count: int) -> None:
@@ -110,7 +108,9 @@ def test_a_seeds_records_are_written_together_or_not_at_all(tmp_path: Path) -> N
 
     async def write(journal: Journal) -> None:
         seeds = [[Fate(number, sample, a_record(number, sample), {}) for sample in range(40)] for number in range(300)]
-        await asyncio.gather(*(journal.add_fates(1, "d", fates, [None] * 40) for fates in seeds))
+        for fates in seeds:
+            journal.add_fates(1, "d", fates, [None] * 40)
+        await asyncio.to_thread(journal.flush)
 
     with Journal(path) as journal:
         watcher = threading.Thread(target=watch)
@@ -127,9 +127,11 @@ def test_a_later_fate_of_a_seed_replaces_the_earlier_one(tmp_path: Path) -> None
         three = [Fate(0, sample, a_record(0, sample), {}, final=sample != 1) for sample in range(3)]
 
         async def write() -> None:
-            await journal.add_fates(1, "d", three, [None] * 3)
+            journal.add_fates(1, "d", three, [None] * 3)
+            journal.flush()
             assert list(journal.finished_seeds(1)) == [], "one of them failed in passing"
-            await journal.add_fates(1, "d", [Fate(0, 0, lost, {})], [None])
+            journal.add_fates(1, "d", [Fate(0, 0, lost, {})], [None])
+            journal.flush()
 
         asyncio.run(write())
         assert [fate.record for fate in journal.fates(1)] == [lost]

@@ -144,10 +144,9 @@ def test_a_file_that_breaks_off_stops_the_run_where_it_does(tmp_path: Path, suff
         path.write_bytes(bytes(data))
     of = source(path)
     assert of.check() == []
-    seen = []
+    seen: list[int] = []
     with pytest.raises(Stopped, match="cannot be read after item"):
-        for item in of.items():
-            seen.append(item.index)
+        seen.extend(item.index for item in of.items())
     assert len(seen) >= 1000
 
 

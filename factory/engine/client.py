@@ -14,6 +14,7 @@ import heapq
 import itertools
 import random
 import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,9 @@ class EngineClient:
 
     def _connect(self, url: str) -> openai.AsyncOpenAI:
         # No limit of the transport's own below ours: waiting there would be counted as the server's time.
-        connector = openai.DefaultAioHttpClient(timeout=None, limits=_limits(self.policy.concurrency))
+        # A plain address needs no certificates, which take long to load; a redirect to TLS would be refused.
+        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if url.startswith("http://") else True
+        connector = openai.DefaultAioHttpClient(timeout=None, limits=_limits(self.policy.concurrency), verify=verify)
         return openai.AsyncOpenAI(api_key=self._api_key, base_url=url, http_client=connector, max_retries=0)
 
     @property

@@ -12,7 +12,7 @@ else
   TORCH := --torch-backend=auto
 endif
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench gpu clean
 
 setup: .venv/.done
 
@@ -37,6 +37,12 @@ check: setup
 bench: setup
 	$(PY) -m benchmarks.pipeline
 	$(PY) -m benchmarks.sandbox
+
+# On a machine with a GPU: the managed servers' choice of replicas, verified code, and the engine against vllm.LLM.
+gpu:
+	$(PY) -m factory doctor
+	$(PY) -m factory generate task=code n=$(or $(N),256) run=gpu engine.extra_args='[--max-num-batched-tokens,"8192"]'
+	$(PY) -m benchmarks.vllm_offline --rows 4096 --tokens 128 --sequences 1024
 
 clean:
 	rm -rf .venv build dist

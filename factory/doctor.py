@@ -72,11 +72,13 @@ def _findings() -> Iterator[Finding]:
         yield Finding(name, there or None, _version(name) if there else "not installed", "" if there else fix)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 24), sqlite3.sqlite_version, "3.24 or newer is needed")
     chosen = ""
-    for backend in asyncio.run(probe()):
+    probes = asyncio.run(probe())
+    isolated = any(backend.ok for backend in probes)
+    for backend in probes:
         works = backend.ok and not chosen
         chosen = backend.backend if works else chosen
         found = f"{backend.why}{' (this one is used)' if works else ''}"
-        yield Finding(f"sandbox {backend.backend}", backend.ok or (None if chosen else False), found, backend.fix)
+        yield Finding(f"sandbox {backend.backend}", backend.ok or (None if isolated else False), found, backend.fix)
     for language in languages(chosen or "bwrap"):
         yield Finding(f"runs {language.name}", language.ok or None, language.why)
     key = "OPENAI_API_KEY"

@@ -261,7 +261,6 @@ class _Run:
         from factory.report import write_report
 
         plan = self.plan
-        self.journal.flush()
         columns = carried_columns(self.journal.fates(self.config)) if plan.generator.carries_columns else {}
         names = [name for scorer in plan.scorers.values() for name in scorer.names]
         totals = write_data(self.folder, final_fates(self.journal, self.config, plan.wanted), columns, names)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from factory.errors import GeneratorError, RecordError, ScorerError, UserError, boundary
+from factory.errors import GeneratorError, RecordError, ScorerError, Stopped, UserError, boundary
 from factory.generators.base import Context, Generator
 from factory.journal import Fate, Journal
 from factory.records import Record, Score
@@ -146,8 +146,14 @@ class Pipeline:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+            with contextlib.suppress(Stopped):
+                self.journal.flush()
             raise
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        try:
+            self.journal.flush()
+        except Stopped as error:
+            errors.append(error)
         if errors:
             raise min(errors, key=lambda error: isinstance(error, UserError))  # a bug before what it led to
         return self.progress

@@ -19,7 +19,7 @@ LAYERS = [
     {"prompts", "engine", "sandbox", "journal", "sources"},
     {"generators", "scorers", "selection"},
     {"pipeline", "outputs"},
-    {"settings", "plan", "config", "generate", "export", "card", "report", "explain", "progress"},
+    {"settings", "plan", "config", "compose", "generate", "export", "card", "report", "explain", "progress"},
     {"cli", "doctor"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -294,7 +294,8 @@ _LOADED = (
         (["--help"], {*HEAVY, "hydra", "omegaconf", "pydantic", "rich"}),
         (["doctor"], {*HEAVY, "hydra"}),
         (["generate", "--help"], HEAVY),
-        (["generate", "n=0"], HEAVY),
+        (["generate", "--cfg", "job"], HEAVY),
+        (["export", "run=none"], {*HEAVY, "openai"} - {"pyarrow"}),
     ],
 )
 def test_nothing_heavy_is_loaded_for_an_answer(words: list[str], banned: set[str]) -> None:

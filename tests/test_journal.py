@@ -87,7 +87,7 @@ def test_an_answer_is_on_disk_when_the_call_returns(tmp_path: Path) -> None:
         "import asyncio, os, sys; from pathlib import Path; from factory.journal import Journal\n"
         "from tests.test_journal import fill\n"
         "journal = Journal(Path(sys.argv[1])); journal.config_id('key', {})\n"
-        "asyncio.run(fill(journal, 20)); os._exit(9)"
+        "asyncio.run(fill(journal, 20)); journal.flush(); os._exit(9)"
     )
     path = tmp_path / "journal.db"
     root = Path(__file__).parent.parent

@@ -29,6 +29,7 @@ def convert(out: Path, sources: list[Path]) -> None:
     )
     # The tokenizer as read has no limit (1e30), which lets a trainer build inputs longer than the model's positions.
     tokenizer.model_max_length = model.config.max_position_embeddings
+    _set_ends(tokenizer, model.config.bos_token_id, model.config.eos_token_id)
     _set_bos(tokenizer, bool(metadata.get("tokenizer.ggml.add_bos_token", False)))
     stops = [model.config.eos_token_id, metadata.get("tokenizer.ggml.eot_token_id")]
     ids = sorted({int(stop) for stop in stops if stop is not None})
@@ -55,6 +56,14 @@ def _metadata(source: Path) -> dict[str, Any]:
     fields = GGUFReader(source).fields
     wanted = ("tokenizer.ggml.add_bos_token", "tokenizer.ggml.eot_token_id")
     return {name: fields[name].contents() for name in wanted if name in fields}
+
+
+def _set_ends(tokenizer: Any, bos: int | None, eos: int | None) -> None:
+    """Give the tokenizer the model's own first and last tokens: some releases (5.17) guess others from its class."""
+    if eos is not None and tokenizer.eos_token_id != eos:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(eos)
+    if bos is not None and tokenizer.bos_token_id != bos:
+        tokenizer.bos_token = tokenizer.convert_ids_to_tokens(bos)
 
 
 def _set_bos(tokenizer: Any, wanted: bool) -> None:

@@ -97,11 +97,12 @@ def _run_converter(sources: Sequence[Path], name: str, fresh: Path) -> None:
                 process.kill()
                 raise
         if code:
-            raise UserError(f"model.path: {name} could not be converted (exit status {code}):", *_tail(log))
+            raise UserError(f"model.path: {name} could not be converted (exit status {code}): {_last_line(log)}")
     (fresh / "converter.log").unlink()
 
 
-def _tail(log: IO[bytes], lines: int = 12) -> list[str]:
+def _last_line(log: IO[bytes]) -> str:
+    """What the converter said last: the error itself, after its traceback."""
     log.seek(0)
     text = log.read().decode(errors="replace").replace("\r", "\n")
-    return [f"  {line}" for line in text.splitlines() if line.strip()][-lines:]
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")

@@ -22,7 +22,14 @@ from factory.engine.request import Sampling
 from factory.engine.structured import parse_json
 from factory.errors import RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
-from factory.generators.code_checks import TEST_SCHEMA, as_tests, check_source, python_tests, signature
+from factory.generators.code_checks import (
+    TEST_SCHEMA,
+    as_tests,
+    check_source,
+    linter_problem,
+    python_tests,
+    signature,
+)
 from factory.generators.few_shot import ATTEMPT, DATA, FewShot, expected_values, load_data, stated_cases
 from factory.generators.parsing import ParseSettings, fenced_code, parse_answer
 from factory.prompts import Templates
@@ -107,6 +114,8 @@ class CodeGenerator:
     def check(self, columns: set[str] | None) -> list[str]:
         prompts = [name for name in self.templates if name.endswith(".j2")]
         problems = [problem for name in prompts for problem in self._templates.check(name)]
+        if self.settings.lint and self.settings.language == "python" and (problem := linter_problem()):
+            problems.append(problem)
         if self.prompt_form == "few_shot":
             if self.settings.language != "python":
                 problems.append("the few-shot prompts are for task.language=python; for others use a chat model")

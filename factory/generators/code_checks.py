@@ -100,6 +100,17 @@ def _imports(node: ast.AST) -> list[str]:
     return []
 
 
+def linter_problem() -> str | None:
+    """Why nothing can be linted here, with the remedy; None where it can."""
+    import ruff
+
+    try:
+        ruff.find_ruff_bin()
+    except FileNotFoundError:
+        return "task.lint: the ruff program was not found; pip install ruff, or task.lint=[] to do without"
+    return None
+
+
 async def _ruff(code: str, rules: Sequence[str]) -> str:
     """The first of ruff's findings under these rules."""
     import ruff

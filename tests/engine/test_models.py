@@ -186,7 +186,8 @@ def test_a_broken_gguf_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\0" * 64)
     with pytest.raises(UserError, match=r"broken.gguf could not be converted \(exit status 1\)") as raised:
         resolve_model(str(tmp_path / "broken.gguf"), tmp_path / "cache")
-    assert len(raised.value.problems) > 1  # the converter's own words
+    assert "ValueError" in str(raised.value)  # the converter's own words
+    assert "Traceback" not in str(raised.value)
     assert [path.suffix for path in (tmp_path / "cache" / "models").iterdir()] == [".lock"]
 
 
@@ -306,14 +307,14 @@ def test_shipped_models_have_the_same_fields_and_a_sensible_name() -> None:
         model = yaml.safe_load(file.read_text())
         assert set(model) == fields, file.name
         assert model["prompt_form"] in {"few_shot", "chat"} and (model["chat"] or model["prompt_form"] == "few_shot")
-        assert set(model["sampling"]) == {"temperature", "top_p", "max_tokens"}
+        assert {"temperature", "max_tokens"} <= set(model["sampling"]) <= {"temperature", "top_p", "max_tokens"}
         assert set(model["price"]) == {"input", "output"}
         assert file.stem in {model["name"], "custom"}
 
 
 def test_shipped_engine_settings_are_the_defaults() -> None:
-    from factory.engine.server import VllmSettings
+    from factory.settings import VllmEngine
 
     shipped = yaml.safe_load((ROOT / "conf" / "engine" / "vllm.yaml").read_text())
-    assert VllmSettings.model_validate(shipped) == VllmSettings()
-    assert set(shipped) == set(VllmSettings.model_fields)
+    assert VllmEngine.model_validate(shipped) == VllmEngine()
+    assert set(shipped) == set(VllmEngine.model_fields)

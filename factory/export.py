@@ -17,7 +17,7 @@ import orjson
 from factory.config import imported
 from factory.errors import ConfigError, UserError
 from factory.generators.code_checks import test_share
-from factory.journal import Fate, Journal, unwritable
+from factory.journal import Fate, Journal
 from factory.outputs import (
     Shards,
     carried,
@@ -31,6 +31,7 @@ from factory.outputs import (
     write_manifest,
 )
 from factory.records import Record, content_hash
+from factory.run_folder import unwritable
 from factory.selection import KeepRule
 from factory.settings import ExportSettings
 

@@ -20,12 +20,13 @@ from factory.engine.client import EngineClient
 from factory.engine.limits import Budget
 from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
 from factory.generators.base import Context
-from factory.journal import Journal, RunLock, unwritable
+from factory.journal import Journal
 from factory.outputs import carried_columns, final_fates, versions, write_atomically, write_data, write_manifest
 from factory.pipeline import Pipeline
 from factory.plan import Plan
 from factory.progress import Display
 from factory.records import content_hash
+from factory.run_folder import RunLock, unwritable
 from factory.settings import OpenAIEngine, VllmEngine
 from factory.sources import Item
 

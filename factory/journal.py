@@ -9,79 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import itertools
-import os
 import queue
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from factory.engine.request import Request, Response
 from factory.errors import Stopped, UserError
+from factory.journal_file import BLOBS, SCHEMA, SCHEMA_VERSION, Damaged, connect, intact, pack, salvage, torn, unpack
 from factory.records import Record
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS configs (
-  id INTEGER PRIMARY KEY, fate_key TEXT NOT NULL UNIQUE, made_at REAL NOT NULL, config BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS responses (
-  key BLOB NOT NULL, label TEXT NOT NULL, made_at REAL NOT NULL, seconds REAL NOT NULL,
-  prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, request BLOB NOT NULL, response BLOB NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS response_keys ON responses (key);
-CREATE TABLE IF NOT EXISTS records (
-  config INTEGER NOT NULL, seed_index INTEGER NOT NULL, sample INTEGER NOT NULL, final INTEGER NOT NULL,
-  kept INTEGER NOT NULL, id TEXT NOT NULL, reason TEXT NOT NULL, item TEXT NOT NULL, fingerprint TEXT,
-  made_at REAL NOT NULL, record BLOB NOT NULL, story BLOB NOT NULL,
-  PRIMARY KEY (config, seed_index, sample)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS draws (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-"""
 _INSERT_RESPONSE = "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?)"
 _INSERT_RECORD = "INSERT OR REPLACE INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
 _DELETE_REST = "DELETE FROM records WHERE config=? AND seed_index=? AND sample>=?"
-_INSERT_DRAW = "INSERT OR IGNORE INTO draws VALUES (?,?)"
-_BLOBS = {
-    "configs": ("config",),
-    "responses": ("request", "response"),
-    "records": ("record", "story"),
-    "draws": ("value",),
-}
 _Statement = tuple[str, tuple[Any, ...]]
 # Rows to be written together, and who waits for them.
 _Entry = tuple[list[_Statement], asyncio.Future[None] | threading.Event | None]
 _GATHER = 0.02  # seconds that rows which nobody waits for stay open for company
 _BATCH = 2000
-
-
-class Damaged(sqlite3.DatabaseError):
-    """The file holds something else than what was written."""
-
-
-def pack(value: Any) -> bytes:
-    """JSON, deflated where that pays, after its checksum: SQLite would not notice a byte that the disk changed."""
-    data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    if len(data) > 2000:
-        data = zlib.compress(data, 1)
-    return zlib.crc32(data).to_bytes(4, "big") + data
-
-
-def intact(data: Any) -> bool:
-    """Whether this is still what `pack` returned."""
-    return isinstance(data, bytes) and zlib.crc32(data[4:]).to_bytes(4, "big") == data[:4]
-
-
-def unpack(data: bytes) -> Any:
-    """The value that `pack` was given. Raises `Damaged` where it is lost."""
-    if not intact(data):
-        raise Damaged("malformed: a row's checksum is wrong")
-    return orjson.loads(zlib.decompress(data[4:]) if data[4:5] == b"x" else data[4:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,41 +55,6 @@ class FinishedSeed:
     kept: Sequence[str | None]
 
 
-class RunLock:
-    """Keeps a second process out of a run folder; released by the kernel however this process ends."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
-
-    def __enter__(self) -> RunLock:
-        try:
-            self.file = open(self.path, "a+")
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.seek(0)
-            holder = self.file.read().strip() or "unknown"
-            raise UserError(
-                f"{self.path.parent} is being written by process {holder}. Wait for it, stop it, or choose another "
-                "folder with run=NAME."
-            ) from None
-        except OSError as error:
-            raise unwritable(self.path.parent, error) from error
-        with contextlib.suppress(OSError):  # on a full disk the lock holds, without its owner's name
-            os.truncate(self.file.fileno(), 0)
-            os.write(self.file.fileno(), str(os.getpid()).encode())
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.file.close()
-
-
-def unwritable(folder: Path, error: OSError) -> UserError:
-    """What to say where the run folder cannot be written."""
-    return UserError(
-        f"cannot write in {folder}: {error.strerror or error}. Choose a folder of yours with out=DIR, or make room there."
-    )
-
-
 class Journal:
     """Reads at once, writes in groups. `config` ids number the configurations that decided records' fates."""
 
@@ -148,7 +63,7 @@ class Journal:
         try:
             self._open()
         except sqlite3.DatabaseError as error:
-            if not _torn(error):
+            if not torn(error):
                 raise _cannot_open(path, error) from error
             notice(salvage(path))
             self._open()
@@ -161,8 +76,8 @@ class Journal:
 
     def _open(self) -> None:
         # Reads happen on the caller's thread, writes on the journal's: one connection each.
-        self._reader = _connect(self.path)
-        self._reader.executescript(_SCHEMA)
+        self._reader = connect(self.path)
+        self._reader.executescript(SCHEMA)
         version = self._reader.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA_VERSION):
             raise UserError(f"{self.path} was written by another version of the factory (schema {version}).")
@@ -179,7 +94,7 @@ class Journal:
         if found != "ok":
             raise Damaged(f"malformed: {found}")
         self._reader.create_function("intact", 1, intact, deterministic=True)
-        for table, blobs in _BLOBS.items():
+        for table, blobs in BLOBS.items():
             where = " OR ".join(f"NOT intact({blob})" for blob in blobs)
             if self._reader.execute(f"SELECT 1 FROM {table} WHERE {where} LIMIT 1").fetchone():
                 raise Damaged(f"malformed: a row of {table} has a wrong checksum")
@@ -194,7 +109,7 @@ class Journal:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if not _torn(error):
+            if not torn(error):
                 raise _cannot_write(self.path, error) from error
             self._suspect.touch()
             raise Stopped(
@@ -204,7 +119,7 @@ class Journal:
     # ---- writing
 
     def _write_groups(self) -> None:
-        connection = _connect(self.path)
+        connection = connect(self.path)
         closing = False
         while not closing:
             group = self._next_group()
@@ -301,15 +216,6 @@ class Journal:
         done.wait()
         if self._failure is not None:
             raise _cannot_write(self.path, self._failure) from self._failure
-
-    async def draw(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make()` returned the first time this name was asked for: the same on every later run."""
-        row = self._reader.execute("SELECT value FROM draws WHERE name=?", (name,)).fetchone()
-        if row is not None:
-            return unpack(row[0])
-        value = make()
-        await self._write((_INSERT_DRAW, (name, pack(value))))
-        return value
 
     def close(self) -> None:
         """Write what is waiting and let go of the file."""
@@ -411,13 +317,6 @@ class Journal:
             for config, index, sample, record, story, final, made_at in rows
         ]
 
-    def reasons(self, config: int) -> list[tuple[str, int]]:
-        """How many records were lost for each reason, most first."""
-        return self._reader.execute(
-            "SELECT reason, count(*) FROM records WHERE config=? AND kept=0 GROUP BY reason ORDER BY 2 DESC, 1",
-            (config,),
-        ).fetchall()
-
     def counts(self, config: int) -> dict[str, int]:
         """Seeds done, records made, kept and rejected under `config`."""
         row = self._reader.execute(
@@ -441,14 +340,6 @@ class Journal:
         )
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA cache_size=-32000")
-    return connection
-
-
 def _settle(waiting: list[asyncio.Future[None]], error: Exception | None) -> None:
     for future in waiting:
         if not future.done():
@@ -456,10 +347,6 @@ def _settle(waiting: list[asyncio.Future[None]], error: Exception | None) -> Non
                 future.set_result(None)
             else:
                 future.set_exception(error)
-
-
-def _torn(error: sqlite3.DatabaseError) -> bool:
-    return not isinstance(error, sqlite3.OperationalError) or "malformed" in str(error)
 
 
 def _cannot_write(path: Path, error: Exception) -> Stopped:
@@ -473,62 +360,3 @@ def _cannot_open(path: Path, error: Exception) -> UserError:
     return UserError(
         f"cannot open {path}: {error}. Choose a folder of yours with out=DIR, or make room and mend its permissions."
     )
-
-
-def salvage(path: Path) -> str:
-    """Move a damaged journal aside and copy every row that can still be read into a new one; returns what was done.
-
-    What the new journal lacks is made again when the run goes on: nothing else depends on it.
-    """
-    aside = path.with_name(f"{path.stem}.damaged-{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    _lengthen(aside)
-    new = _connect(path)
-    new.executescript(_SCHEMA)
-    copied = {}
-    for table in _BLOBS:
-        copied[table] = _copy_readable(aside, new, table)
-    # Whose configuration is lost, nobody knows what they were decided by; the answers serve all the same.
-    new.execute("DELETE FROM records WHERE config NOT IN (SELECT id FROM configs)")
-    copied["records"] = new.execute("SELECT count(*) FROM records").fetchone()[0]
-    new.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    new.commit()
-    new.close()
-    return (
-        f"{path} was damaged: {copied['responses']} responses and {copied['records']} records were recovered, the rest "
-        f"will be made again. The damaged file is kept as {aside.name}."
-    )
-
-
-def _lengthen(path: Path) -> None:
-    """SQLite reads nothing at all from a file that is shorter than its header says; of zeros it says where they are."""
-    with open(path, "r+b") as file:
-        header = file.read(100)
-        size = int.from_bytes(header[16:18], "big") * int.from_bytes(header[28:32], "big")
-        if header.startswith(b"SQLite format 3") and path.stat().st_size < size < 2**40:
-            file.truncate(size)
-
-
-def _copy_readable(source: Path, target: sqlite3.Connection, table: str) -> int:
-    copied = 0
-    for direction in ("ASC", "DESC"):  # from both ends: a bad page in the middle hides neither
-        try:
-            old = sqlite3.connect(f"file:{source}?mode=ro", uri=True)
-            order = "ORDER BY rowid" if table in ("configs", "responses") else "ORDER BY 1, 2"
-            if table == "draws":
-                order = "ORDER BY 1"
-            cursor = old.execute(f"SELECT * FROM {table} {order} {direction}")
-            names = [column[0] for column in cursor.description]
-            blobs = [names.index(blob) for blob in _BLOBS[table]]
-            marks = ",".join("?" * len(names))
-            for row in cursor:
-                if all(intact(row[blob]) for blob in blobs):
-                    copied += target.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row).rowcount
-        except sqlite3.DatabaseError:
-            continue
-        finally:
-            target.commit()
-    return copied

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from factory.errors import ConfigError, near
-from factory.journal import Fate, Journal, unwritable
+from factory.journal import Fate, Journal
 from factory.records import Message, Record
+from factory.run_folder import unwritable
 
 if TYPE_CHECKING:
     import pyarrow

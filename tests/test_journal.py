@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 from factory.engine.request import Request, Response
 from factory.errors import Stopped, UserError
-from factory.journal import Damaged, Fate, Journal, RunLock, pack, unpack
+from factory.journal import Fate, Journal
+from factory.journal_file import Damaged, pack, unpack
 from factory.records import Message, Record, Score
+from factory.run_folder import RunLock
 
 values = st.recursive(
     st.none()
@@ -136,13 +138,6 @@ def test_a_later_fate_of_a_seed_replaces_the_earlier_one(tmp_path: Path) -> None
         asyncio.run(write())
         assert [fate.record for fate in journal.fates(1)] == [lost]
         assert [seed.kept for seed in journal.finished_seeds(1)] == [[]]
-
-
-def test_a_draw_is_made_once(tmp_path: Path) -> None:
-    path = tmp_path / "journal.db"
-    for made in ("first", "second"):
-        with Journal(path) as journal:
-            assert asyncio.run(journal.draw("pool/3", lambda made=made: made)) == "first"
 
 
 def test_records_are_found_by_the_beginning_of_their_id(tmp_path: Path) -> None:

@@ -233,12 +233,12 @@ class _Run:
         settings = self.plan.settings
         if settings.in_flight is not None:
             return settings.in_flight
-        # Half as many again as the engine takes, so that it stays full while others are in the sandbox.
+        # More than the engine takes, so that it stays full while others are between two requests or in the sandbox.
         engine = self.engine
         servers = len(engine.urls) if isinstance(engine, OpenAIEngine) else len(self._placements(engine))
         assert engine.concurrency != "auto"
         capacity = engine.concurrency * servers
-        workers = capacity * 3 // 2 if self.plan.generator.uses_sandbox else capacity
+        workers = capacity * 3 // 2 if self.plan.generator.uses_sandbox else capacity + capacity // 4
         # Few records wanted: many more seeds at once would only finish together, too late to be of use.
         return workers if self.plan.wanted is None else min(workers, max(16, 4 * self.plan.wanted))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 
 from factory.engine.client import EngineClient
@@ -50,6 +51,5 @@ class Asker:
             return key, known
         engine = self._engine or await self.engine()
         self.sent += 1
-        response = await engine.complete(request, priority)
-        await self.journal.add_response(key, label, request, response)
-        return key, response
+        keep = functools.partial(self.journal.add_response, key, label, request)
+        return key, await engine.complete(request, priority, keep)

@@ -30,6 +30,7 @@ from factory.engine.settings import Policy
 from factory.errors import RecordError, Stopped, UserError
 
 Revive = Callable[[int], Awaitable[str]]
+Keep = Callable[[Response], Awaitable[None]]
 # The deadline of a try is `Policy.deadline`; only a host that does not even take the connection is given up sooner.
 _TIMEOUT = openai.Timeout(None, connect=10.0)
 
@@ -124,8 +125,11 @@ class EngineClient:
         """How many requests may ever be in flight."""
         return self.policy.concurrency * len(self._urls)
 
-    async def complete(self, request: Request, priority: int = 0) -> Response:
+    async def complete(self, request: Request, priority: int = 0, keep: Keep | None = None) -> Response:
         """Answer `request`; lower `priority` goes first.
+
+        `keep(response)` is awaited before the request counts as no longer in flight: an answer is only had when it is
+        written down, and a killed process repeats no more than was in flight.
 
         Raises `RequestError` where this request failed, `Stopped` or `UserError` where no request can succeed.
         """
@@ -160,6 +164,8 @@ class EngineClient:
                 if request.schema is not None and self.structured == "auto":
                     self.structured = "server"
                 self._note_success(endpoint, response)
+                if keep is not None:
+                    await keep(response)
                 return response
             finally:
                 endpoint.limit.in_flight -= 1

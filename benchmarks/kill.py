@@ -110,7 +110,7 @@ async def _start(scenario: Scenario, server: ModelServer, folder: Path) -> async
 async def _to_end(scenario: Scenario, server: ModelServer, folder: Path) -> None:
     process = await _start(scenario, server, folder)
     _, said = await process.communicate()
-    if process.returncode != 0:
+    if process.returncode not in (0, 3):  # 3: too few of the answers were accepted, in either run
         raise SystemExit(f"seed {scenario.seed}: ended with {process.returncode}:\n{said.decode()}")
 
 

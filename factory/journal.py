@@ -209,6 +209,10 @@ class Journal:
             statements.append((_INSERT_RECORD, row))
         self._queue.put((statements, None))
 
+    async def written(self) -> None:
+        """Returns once all that was added is in the file; raises `Stopped` where it cannot be."""
+        await self._write()
+
     def flush(self) -> None:
         """Returns once all that was added is in the file; raises `Stopped` where it cannot be."""
         done = threading.Event()

@@ -232,7 +232,10 @@ class Pipeline:
         progress.failed += not final
         progress.frontier.finish(item.index, kept)
         self._moved.set()
-        if kept and self.wanted is not None and (last := progress.frontier.last_needed) is not None:
+        if kept and progress.frontier.last_needed is not None:
+            # First make sure that whoever goes on from here sees it too: what is dropped now is not asked again then.
+            await self.journal.written()
+            last = progress.frontier.last_needed
             for index, task in self._tasks.items():
                 if index > last:
                     task.cancel()

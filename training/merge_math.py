@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Below this sine the sphere is flat to float32: linear interpolation differs from SLERP by less than angle^2 / 8, 1.3e-7.
 _SMALLEST_SINE = 1e-3
-_AT_A_TIME = 2**20  # elements turned into float64 together
+_AT_A_TIME = 2**17  # elements turned into float64 together: 1 MB, which stays in the processor's cache
 
 
 def average(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
@@ -52,9 +52,9 @@ def slerp_arc(first: Tensor, second: Tensor, l: float) -> Arc:  # noqa: E741 - t
     interpolation, (1-l) and l, where O has no use: a vector is zero, the two are parallel (the same to float32), or they
     are opposite (no arc is shorter than the others). Sums are taken in float64.
     """
-    squares = _dot(first, first) * _dot(second, second)
-    if squares > 0:
-        cosine = max(-1.0, min(1.0, _dot(first, second) / math.sqrt(squares)))
+    square, product, other_square = _products(first, second)
+    if square > 0 and other_square > 0:
+        cosine = max(-1.0, min(1.0, product / math.sqrt(square) / math.sqrt(other_square)))
         angle = math.acos(cosine)
         if math.sin(angle) >= _SMALLEST_SINE:
             return Arc(math.sin((1 - l) * angle) / math.sin(angle), math.sin(l * angle) / math.sin(angle), angle)
@@ -89,6 +89,10 @@ def from_start(start: Tensor, vector: Tensor, eta: float) -> Tensor:
     return vector.mul_(eta).add_(start)
 
 
-def _dot(first: Tensor, second: Tensor) -> float:
-    pairs = zip(first.reshape(-1).split(_AT_A_TIME), second.reshape(-1).split(_AT_A_TIME), strict=True)
-    return math.fsum(float(a.double() @ b.double()) for a, b in pairs)
+def _products(first: Tensor, second: Tensor) -> tuple[float, float, float]:
+    """first.first, first.second and second.second, summed in float64 in one pass."""
+    square = product = other_square = 0.0
+    for some, others in zip(first.reshape(-1).split(_AT_A_TIME), second.reshape(-1).split(_AT_A_TIME), strict=True):
+        a, b = some.double(), others.double()
+        square, product, other_square = square + float(a @ a), product + float(a @ b), other_square + float(b @ b)
+    return square, product, other_square

@@ -70,6 +70,11 @@ class Plan:
 
 
 def checked(settings: MergeSettings) -> Plan:
+    """Open every input and compare it with the first model; raises `TrainingError` with all problems.
+
+    Two things are looked at only when all else is well, as they need models that fit together: the values of tensors of
+    whole numbers, and the room that the result needs.
+    """
     problems = _wrong_settings(settings)
     opened: dict[Path, Weights] = {}
     configs: dict[Path, Mapping[str, Any]] = {}
@@ -115,8 +120,8 @@ def _wrong_settings(settings: MergeSettings) -> list[str]:
     for key, number in (("l", s.l), ("eta", s.eta)):
         if number is not None and not 0 <= number <= 1:
             problems.append(f"{key}: {number:g} is out of range; choose 0 to 1")
-    if spherical and s.l is not None and count > 2:
-        problems.append(f"l: {s.l:g} is for two models and {count} are given, which merge uniformly; take it away")
+    if spherical and s.l is not None and count != 2:
+        problems.append(f"l: {s.l:g} is for two models and there {'is' if count == 1 else 'are'} {count}; take it away")
     if s.weights is not None:
         if len(s.weights) != count:
             problems.append(f"weights: {len(s.weights)} given for {count} models; give one for each")

@@ -34,6 +34,7 @@ _FREE = (
     "eval",
     "out",
     "run",
+    "minutes",
 )
 
 
@@ -211,7 +212,6 @@ def fit(
     skip: int = 0,
     reference: tuple[np.ndarray, np.ndarray] | None = None,
     held_reference: tuple[np.ndarray, np.ndarray] | None = None,
-    minutes: float | None = None,
 ) -> bool:
     """Train from the newest checkpoint to the end and save the model; False where it was stopped before."""
     import transformers
@@ -234,7 +234,7 @@ def fit(
         else []
     )
     trainer.set_steps(steps, held, work.data["where"])
-    watch = Watch(work.settings, trainer, say, minutes)
+    watch = Watch(work.settings, trainer, say)
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(watch)

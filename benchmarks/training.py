@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--folder", default="outputs/benchmark-training")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--batch", type=int, help="examples a step, in place of as many as a GPU is full with")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
     cases = options.cases or list(CASES)
@@ -153,7 +154,11 @@ def ours(stage: str, folder: Path, options: argparse.Namespace) -> tuple[float, 
     from training.settings import TrainSettings
 
     losses = {"weight": 0.2, "per": "token"}
-    shape = {"sft": {}, "dpo": {"beta": 0.1, "nll": losses}, "rpo": {"beta": 0.1, "eta": 1.0, "nll": losses}}[stage]
+    shape: dict[str, Any] = {
+        "sft": {},
+        "dpo": {"beta": 0.1, "nll": losses},
+        "rpo": {"beta": 0.1, "eta": 1.0, "nll": losses},
+    }[stage]
     out = folder / f"ours-{stage}-{options.gpus}-{options.strategy}-{os.getpid()}"
     batch = DOCUMENTS if stage == "sft" else DOCUMENTS // 2
     settings = TrainSettings.model_validate(
@@ -166,7 +171,7 @@ def ours(stage: str, folder: Path, options: argparse.Namespace) -> tuple[float, 
             "data": str(folder / ("rows.jsonl" if stage == "sft" else "pairs.jsonl")),
             "epochs": 1,
             "steps": options.steps,
-            "batch": batch * options.gpus,
+            "batch": options.batch or batch * options.gpus,
             "max_length": 2048,
             "optimizer": {"lr": 1e-5},
             "compile": True,
@@ -238,11 +243,8 @@ def trl(name: str, variant: str, folder: Path, steps: int) -> tuple[float, str]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    config, trainer_class, chosen = (
-        (SFTConfig, SFTTrainer, dict(SFT[variant]))
-        if name == "trl-sft"
-        else (DPOConfig, DPOTrainer, dict(DPO[variant]))
-    )
+    config, trainer_class = (SFTConfig, SFTTrainer) if name == "trl-sft" else (DPOConfig, DPOTrainer)
+    chosen: dict[str, Any] = dict((SFT if name == "trl-sft" else DPO)[variant])
     attention = chosen.pop("attention", "sdpa")
     data = load_dataset(
         "json", data_files=str(folder / ("rows.jsonl" if name == "trl-sft" else "pairs.jsonl")), split="train"

@@ -119,6 +119,19 @@ def strategy_arguments(settings: TrainSettings) -> dict[str, Any]:
     return {}
 
 
+def refine(arguments: Any) -> None:
+    """Under FSDP, reduce gradients and hand results over in float32: bfloat16, which is taken for granted, rounds
+    summed log-probabilities to three digits."""
+    if not arguments.fsdp or not arguments.bf16:
+        return
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    arguments.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+    )
+
+
 def _zero(settings: TrainSettings, stage: int) -> dict[str, Any]:
     """A DeepSpeed configuration: what is "auto" comes from the training arguments."""
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}

@@ -165,13 +165,13 @@ def arguments(work: Work, kind: Any, *, skip: int = 0, **extra: Any) -> Any:
     """TRL's arguments for a stage. Batches, saving and evaluation are decided elsewhere; here is the optimiser."""
     import torch
 
-    from training.launch import strategy_arguments
+    from training.launch import refine, strategy_arguments
     from training.models import compute_dtype
 
     settings, optimizer = work.settings, work.settings.optimizer
     steps = work.plan.steps - skip
     pure = settings.precision == "pure_bf16"
-    return kind(
+    made = kind(
         output_dir=str(work.out / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=1,
@@ -201,6 +201,8 @@ def arguments(work: Work, kind: Any, *, skip: int = 0, **extra: Any) -> Any:
         **strategy_arguments(settings),
         **extra,
     )
+    refine(made)
+    return made
 
 
 def fit(

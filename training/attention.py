@@ -19,6 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from training.errors import TrainingError
+
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # torch before 2.10
@@ -46,6 +48,11 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
+def can(config: Any) -> bool:
+    """Whether a model's attention is what `documents_attention` computes; `config` is its text configuration."""
+    return not getattr(config, "attn_logit_softcapping", None) and not getattr(config, "attention_dropout", 0)
+
+
 def documents_attention(
     module: nn.Module,
     query: torch.Tensor,
@@ -64,14 +71,14 @@ def documents_attention(
     """Causal attention within each document.
 
     `query` is (1, Hq, T, D), `key` and `value` (1, Hkv, T, D); Hq is a multiple of Hkv. Returns (1, T, Hq, D). Without
-    `cu_seq_lens_q` the whole row is one document. Raises ValueError for what the kernels cannot do.
+    `cu_seq_lens_q` the whole row is one document. Raises `TrainingError` for what the kernels cannot do.
     """
-    if softcap is not None or dropout:
-        raise ValueError(
-            "attention=varlen knows neither softcapping nor dropout of attention; choose attention=eager or sdpa"
+    if softcap is not None or dropout or kwargs.get("s_aux") is not None:
+        raise TrainingError(
+            "attention=varlen knows neither softcapping nor dropout of attention nor sinks; choose attention=eager"
         )
     if query.shape[0] != 1:
-        raise ValueError("attention=varlen takes one row that holds all documents")
+        raise TrainingError("attention=varlen takes one row that holds all documents")
     if cu_seq_lens_q is None or max_length_q is None:
         length = query.shape[2]
         cu_seq_lens_q = torch.tensor([0, length], dtype=torch.int32, device=query.device)
@@ -98,7 +105,7 @@ def _flash(
     if "window_size" in _PARAMETERS:
         options["window_size"] = (window - 1 if window else -1, 0)
     elif window and longest > window:
-        raise ValueError("attention=varlen has no sliding window in this torch; choose attention=flash_attention_2")
+        raise TrainingError("attention=varlen has no sliding window in this torch; choose attention=flash_attention_2")
     else:
         options["is_causal"] = True
     if "enable_gqa" in _PARAMETERS:

@@ -40,17 +40,19 @@ def weight_dtype(settings: TrainSettings) -> torch.dtype:
     return compute_dtype(settings) if settings.precision == "pure_bf16" or frozen else torch.float32
 
 
-def choose_attention(settings: TrainSettings) -> str:
+def choose_attention(settings: TrainSettings, config: Any) -> str:
     """The fastest implementation that is right for documents in one row; what the settings name goes first."""
     if settings.attention != "auto":
         return settings.attention
-    here = device()
-    if here.type == "cpu" or attention.has_flash(here, compute_dtype(settings)):
+    here, config = device(), config.get_text_config()
+    if attention.can(config) and (here.type == "cpu" or attention.has_flash(here, compute_dtype(settings))):
         return attention.NAME
     from transformers.utils import is_flash_attn_2_available
 
-    # transformers' own forms make a block mask of T x T from the positions: slow, and right.
-    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+    if is_flash_attn_2_available():
+        return "flash_attention_2"
+    # transformers' own forms make a block mask of T x T from the positions: slow, and right. SDPA knows no softcap.
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
 def load(settings: TrainSettings, tokenizer: Any, *, labels: int | None = None) -> PreTrainedModel:
@@ -62,14 +64,14 @@ def load(settings: TrainSettings, tokenizer: Any, *, labels: int | None = None) 
     kind: Any = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
     extra = {} if labels is None else {"num_labels": labels, "problem_type": "regression"}
     source = settings.model
-    implementation = choose_attention(settings)
     transformers.utils.logging.disable_progress_bar()
     try:
+        config = transformers.AutoConfig.from_pretrained(source.path, revision=source.revision)
         model: PreTrainedModel = kind.from_pretrained(
             source.path,
             revision=source.revision,
             dtype=weight_dtype(settings),
-            attn_implementation=implementation,
+            attn_implementation=choose_attention(settings, config),
             use_safetensors=True,
             **extra,
         )

@@ -51,8 +51,8 @@ class Plan:
         ]
         self._counts = self._epoch_counts()
         self.epoch_size = sum(self._counts)
-        self.steps = steps if steps is not None else max(1, ceil(self.epoch_size * epochs / batch - 1e-9))
-        self._last = None if steps is not None else round(self.epoch_size * epochs)
+        self._last = max(1, round(self.epoch_size * epochs)) if steps is None else steps * batch
+        self.steps = ceil(self._last / batch)
         self._epochs: dict[int, np.ndarray] = {}
 
     def _epoch_counts(self) -> list[int]:
@@ -87,9 +87,7 @@ class Plan:
 
     def examples(self, step: int) -> np.ndarray:
         """The indices of step `step`'s examples (0-based), in order."""
-        first, end = step * self.batch, (step + 1) * self.batch
-        if self._last is not None:
-            end = max(min(end, self._last), first + 1)
+        first, end = step * self.batch, min((step + 1) * self.batch, self._last)
         found = []
         for epoch in range(first // self.epoch_size, (end - 1) // self.epoch_size + 1):
             low = epoch * self.epoch_size
@@ -98,7 +96,7 @@ class Plan:
 
     def epoch(self, step: int) -> float:
         """Passes over the data after `step` steps."""
-        return min(step * self.batch, self._last or step * self.batch) / self.epoch_size
+        return min(step * self.batch, self._last) / self.epoch_size
 
 
 def spread(tokens: np.ndarray, processes: int, capacity: int) -> list[list[np.ndarray]]:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.training.runs import documents, manifest, train, work_for
-from tests.training.tiny import CHATML, make_model, make_tokenizer, pair_rows, ranking_rows, sft_rows, turn, write_rows
+from tests.training.runs import documents, train, work_for
+from tests.training.tiny import CHATML, make_tokenizer, pair_rows, ranking_rows, sft_rows, turn, write_rows
 from training.errors import TrainingError
 from training.settings import ModelSource
 from training.template import PREFERENCE, SCORED, Template
@@ -21,10 +20,7 @@ ATTRIBUTES = {"helpfulness": 0.65, "correctness": 0.8}
 
 
 @pytest.fixture(autouse=True)
-def _no_model_is_loaded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "trains" in request.keywords:
-        return
-
+def _no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a model is loaded before the data are checked")
 
@@ -436,21 +432,3 @@ def test_parquet_and_json_lines_give_the_same_examples(tiny: Path, tmp_path: Pat
     lines = work_for("rpo", tiny, tmp_path, data=str(write_rows(tmp_path / "rows.jsonl", ranking_rows(24))))
     parquet = work_for("rpo", tiny, tmp_path, data=str(tmp_path / "parquet"))
     assert parquet.data[:] == lines.data[:]
-
-
-@pytest.fixture(scope="module")
-def trained_with_what_was_left_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dropped")
-    rows = changed(pair_rows(12), 3, rejected="No. " * 100)
-    return Path(write_rows(folder / "rows.jsonl", rows))
-
-
-@pytest.mark.trains
-def test_what_was_left_out_is_in_the_manifest(trained_with_what_was_left_out: Path, tmp_path: Path) -> None:
-    model = make_model(tmp_path / "model")
-    work = work_for("dpo", model, tmp_path, data=str(trained_with_what_was_left_out), max_length=128)
-    assert train(work)
-    entry = manifest(work.out)["data"][0]
-    assert (entry["rows"], entry["examples"], entry["dropped"]) == (12, 11, {"longer than max_length": 1})
-    assert entry["tokens"] == int(np.sum(work.plan.tokens))
-    assert "1 longer than max_length" in (work.out / "model" / "README.md").read_text()

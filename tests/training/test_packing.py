@@ -66,9 +66,9 @@ def test_each_document_attends_to_itself_alone(
 def test_what_the_kernels_cannot_do_is_refused() -> None:
     q = torch.randn(1, 2, 4, 8)
     for options in ({"softcap": 30.0}, {"dropout": 0.1}, {"s_aux": torch.zeros(2)}):
-        with pytest.raises(ValueError, match="attention="):
+        with pytest.raises(TrainingError, match="attention="):
             documents_attention(torch.nn.Module(), q, q, q, None, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="one row"):
+    with pytest.raises(TrainingError, match="one row"):
         two = q.repeat(2, 1, 1, 1)
         documents_attention(torch.nn.Module(), two, two, two, None)
 

@@ -7,6 +7,7 @@ and read through a memory map, so that memory does not grow with the data and a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -80,9 +81,9 @@ def _digest(settings: TrainSettings, source: Source, files: Sequence[Path], temp
     tokenizer = template.tokenizer
     parts = [VERSION, content_digest(files), source.rows, tokenizer.chat_template, sorted(template.end_ids),
              tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer.get_vocab()),
-             limit(settings, template), settings.too_long, settings.stage.name, getattr(settings.stage, "turns", ""),
-             getattr(settings.stage, "attributes", "")]  # fmt: skip
-    return hashlib.blake2b(json.dumps(parts, default=dict, sort_keys=True).encode(), digest_size=16).hexdigest()
+             tokenizer.special_tokens_map, limit(settings, template), settings.too_long, settings.stage.name,
+             getattr(settings.stage, "turns", ""), list(getattr(settings.stage, "attributes", ()))]  # fmt: skip
+    return hashlib.blake2b(json.dumps(parts, default=str, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def limit(settings: TrainSettings, template: Template) -> int:
@@ -116,8 +117,10 @@ def _write(
         reader.fail_on_problems()
         facts = {"rows": reader.rows, "examples": reader.kept, "tokens": reader.tokens, "dropped": dict(reader.dropped)}
         (fresh / "facts.json").write_text(json.dumps(facts))
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
+        if not (folder / "facts.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process of this training was faster
+                fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -222,11 +225,8 @@ class Reader:
                 self.dropped["longer than max_length"] += 1
                 return None
             documents = [(ids[: self.limit], mask[: self.limit]) for ids, mask in documents]
-        if len(documents) > 1 and len({tuple(ids) for ids, _ in documents}) == 1:
-            self.dropped["with equal answers"] += 1
-            return None
-        if len(example.rewards) > 1 and self.settings.stage.name == "reward" and len(set(example.rewards)) == 1:
-            self.dropped["without a preference"] += 1
+        if not example.graded and (reason := _teaches_nothing(example, documents, self.settings.stage.name)):
+            self.dropped[reason] += 1
             return None
         return {
             "ids": [token for ids, _ in documents for token in ids],
@@ -250,17 +250,27 @@ class Reader:
             raise TrainingError(*self.problems, *([f"and {more:,} more rows like these"] if more else []))
 
 
+def _teaches_nothing(example: Example, documents: Sequence[tuple[list[int], list[int]]], stage: str) -> str | None:
+    """Why no comparison of an example's answers says anything."""
+    if len(documents) > 1 and len({tuple(ids) for ids, _ in documents}) == 1:
+        return "with equal answers"
+    if stage == "reward" and len(set(example.rewards)) == 1:
+        return "without a preference"
+    return None
+
+
 @dataclass(frozen=True)
 class Example:
     """One row's conversations (messages, index of the first that is scored), rewards and the prompt's key.
 
-    `rewards` has one number for each conversation, several (one an attribute) for regression, none for SFT and for
-    pairs whose data says only which is better.
+    `rewards` has one number for each conversation, several (one an attribute) where they are `graded`, none for SFT
+    and for pairs whose data says only which is better.
     """
 
     conversations: Sequence[tuple[Sequence[Message], int]]
     rewards: Sequence[float]
     key: int
+    graded: bool = False
 
 
 def read_example(row: Row, settings: TrainSettings) -> Example:
@@ -269,16 +279,20 @@ def read_example(row: Row, settings: TrainSettings) -> Example:
     if isinstance(stage, SftStage):
         return _sft(row, stage)
     prompt = _turns(row, "prompt", "user")
-    if row.get("responses") is not None:
+    ranked = stage.name != "dpo" and row.get("responses") is not None
+    graded = ranked and stage.name == "reward" and row.get("attributes") is not None
+    if ranked:
+        if not isinstance(row["responses"], list):
+            raise RowError("responses: is no list of answers")
         answers = [_said(answer, f"responses[{place}]", "assistant") for place, answer in enumerate(row["responses"])]
-        if len(answers) < 2 and row.get("attributes") is None:
+        if len(answers) < 2 and not graded:
             raise RowError("responses: two answers to a prompt are needed at least")
         rewards = _ranking(row, stage, len(answers))
     else:
         answers = [_turns(row, "chosen", "assistant"), _turns(row, "rejected", "assistant")]
         rewards = _pair_rewards(row, stage.name)
     conversations = [([*prompt, *answer], len(prompt)) for answer in answers]
-    return Example(conversations, rewards, prompt_key(prompt))
+    return Example(conversations, rewards, prompt_key(prompt), graded)
 
 
 def _sft(row: Row, stage: SftStage) -> Example:
@@ -340,8 +354,10 @@ def _attributes(values: Any, stage: RewardStage, count: int) -> tuple[float, ...
         raise RowError(f"attributes: grades for each of the {count} responses are needed")
     found = []
     for place, grades in enumerate(values):
+        if not isinstance(grades, Mapping):
+            raise RowError(f"attributes[{place}]: is no mapping of attributes to grades")
         for name in stage.attributes:
-            value = (grades or {}).get(name)
+            value = grades.get(name)
             found.append(math.nan if value is None else _number(value, f"attributes[{place}].{name}"))
     if all(math.isnan(value) for value in found):
         raise RowError(f"attributes: none of {', '.join(stage.attributes)} is graded")

@@ -43,22 +43,30 @@ class Template:
             return [
                 f"model={name}: its tokenizer has no end token; name the one that ends a turn with chat.end_token=TOKEN"
             ]
-        plain, asked = self.render(_PROBE[:1], ask=False), self.render(_PROBE[:1], ask=True)
-        if plain == asked:
-            return [
-                f"model={name}: its chat template has no generation prompt (add_generation_prompt changes nothing), so "
-                "an answer's beginning is unknown; give another with chat.template=FILE"
-            ]
         try:
+            if self.render(_PROBE[:1], ask=False) == self.render(_PROBE[:1], ask=True):
+                return [
+                    f"model={name}: its chat template has no generation prompt (add_generation_prompt changes nothing), "
+                    "so an answer's beginning is unknown; give another with chat.template=FILE"
+                ]
             self.encode([(_PROBE, 0)])
         except RowError as error:
             return [f"model={name}: {error}"]
         return []
 
     def render(self, messages: Sequence[Message], *, ask: bool) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=ask
-        )
+        """Raises `RowError` for a conversation that the template refuses."""
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=ask
+            )
+        except TemplateError as error:
+            raise RowError(
+                f"the chat template takes no such conversation: {error}; take the row out or give another with "
+                "chat.template=FILE"
+            ) from error
         return text
 
     def encode(

@@ -24,7 +24,7 @@ def quiet(text: str) -> None:
     """Nobody listens."""
 
 
-def work_for(stage: str, model: Path, folder: Path, say: Say = quiet, **changes: Any) -> Work:
+def work_for(stage: str, model: Path, folder: Path, say: Say = quiet, /, **changes: Any) -> Work:
     return open_work(TrainSettings.model_validate(settings_for(stage, model, folder, **changes)), say)
 
 
@@ -34,7 +34,7 @@ def train(work: Work, say: Say = quiet, *, skip: int = 0) -> bool:
     return done
 
 
-def trained(stage: str, model: Path, folder: Path, **changes: Any) -> Path:
+def trained(stage: str, model: Path, folder: Path, /, **changes: Any) -> Path:
     """The folder of a training that was run to its end."""
     work = work_for(stage, model, folder, **changes)
     assert train(work)

@@ -27,7 +27,7 @@ def _no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", load)
 
 
-def problems(stage: str, model: Path, folder: Path, **changes: Any) -> str:
+def problems(stage: str, model: Path, folder: Path, /, **changes: Any) -> str:
     with pytest.raises(TrainingError) as caught:
         work_for(stage, model, folder, **changes)
     return str(caught.value)
@@ -235,7 +235,8 @@ def test_folders_that_hold_no_rows_are_told_with_what_to_do(tiny: Path, tmp_path
 
 
 def test_nothing_that_is_left_is_told_with_the_counts(tiny: Path, tmp_path: Path) -> None:
-    said = problems("sft", tiny, tmp_path, data=str(write_rows(tmp_path / "rows.jsonl", sft_rows(4))), max_length=32)
+    rows = [{"messages": [turn("user", "Why?"), turn("assistant", "So. " * 60)]}] * 4
+    said = problems("sft", tiny, tmp_path, data=str(write_rows(tmp_path / "rows.jsonl", rows)), max_length=32)
     assert "no example is left of 4 rows: 4 longer than max_length" in said
     assert "leaves no prompt to train on" in problems("sft", tiny, tmp_path, eval={"share": 0.999999})
 

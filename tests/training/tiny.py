@@ -113,7 +113,7 @@ STAGES: dict[str, dict[str, Any]] = {
 ROWS = {"sft": sft_rows, "dpo": pair_rows, "rpo": pair_rows, "reward": pair_rows}
 
 
-def settings_for(stage: str, model: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+def settings_for(stage: str, model: Path, folder: Path, /, **changes: Any) -> dict[str, Any]:
     """Settings of a short training in `folder`, over rows that are written there."""
     folder.mkdir(parents=True, exist_ok=True)
     data = changes.pop("data", None) or str(write_rows(folder / "rows.jsonl", ROWS[stage]()))

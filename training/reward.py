@@ -127,7 +127,8 @@ class PackedReward(Stepwise, RewardTrainer):  # type: ignore[misc]
         confidence, told = torch.maximum(right, 1 - right), (right > 0.5).double() + 0.5 * (right == 0.5)
         self.tally.add(pairs=len(right), correct=told.sum(), answers=len(rewards), reward=rewards.sum(),
                        squared=(rewards.double() ** 2).sum())  # fmt: skip
-        place = ((confidence - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
+        # A lost model's NaN must reach the check of the loss.
+        place = ((confidence.nan_to_num() - 0.5) * 2 * BINS).long().clamp(min=0, max=BINS - 1)
         for name, values in (("n", torch.ones_like(told)), ("c", confidence.double()), ("r", told)):
             sums = torch.zeros(BINS, device=right.device, dtype=torch.float64).index_add_(0, place, values)
             self.tally.add(**{f"bin_{name}{number}": sums[number] for number in range(BINS)})
@@ -188,8 +189,7 @@ def train(work: Work, say: Say, *, skip: int = 0) -> bool:
 
 def _objective(work: Work, stage: RewardStage) -> Literal["pairwise", "regression"]:
     """What is asked for; else regression where each answer has a grade for each attribute, comparison where one number."""
-    first = work.data[0]
-    each = len(first["rewards"]) / len(first["lengths"])
+    each = _numbers_an_answer(work)
     if stage.objective == "pairwise" or (stage.objective is None and each == 1):
         if each != 1:
             raise TrainingError("stage.objective=pairwise: the data grades attributes; give rewards, ranks or pairs")
@@ -199,3 +199,13 @@ def _objective(work: Work, stage: RewardStage) -> Literal["pairwise", "regressio
             f"stage.objective=regression: the data has {each:g} numbers an answer, stage.attributes {len(stage.attributes)}"
         )
     return "regression"
+
+
+def _numbers_an_answer(work: Work) -> float:
+    import pyarrow.compute as pc
+
+    rewards, answers = (pc.list_value_length(work.data.data.column(name)) for name in ("rewards", "lengths"))
+    found = pc.unique(pc.divide(pc.cast(rewards, "float64"), answers)).to_pylist()
+    if len(found) > 1:
+        raise TrainingError("data: holds pairs and rankings beside graded attributes; train on one of the two")
+    return float(found[0])

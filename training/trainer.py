@@ -8,6 +8,7 @@ step holds over all processes. Four micro-batches or one, two processes or one: 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -90,19 +91,23 @@ class Stepwise:
         self._before = (self.state.global_step + 1, total, indices)
         return total
 
-    def check_last_step(self) -> None:
-        """Raises `Diverged` where the step before gave no finite loss; asked a step late, so as not to wait for the device."""
+    def check_last_step(self, norm: float | None = None) -> None:
+        """Raises `Diverged` where the last step's loss, or its gradient's `norm`, is not finite.
+
+        Asked when the next step begins, so as not to wait for the device, or when the step is logged.
+        """
         if self._before is None:
             return
         step, loss, indices = self._before
-        self._before = None
-        if not torch.isfinite(loss):
-            rows = ", ".join(self._names[index] for index in indices[:8])
-            more = f" and {len(indices) - 8} more" if len(indices) > 8 else ""
-            raise Diverged(
-                f"step {step}: the loss is {float(loss)}. Its rows: {rows}{more}. Look at them, or lower optimizer.lr; "
-                "checkpoints up to there are kept"
-            )
+        if torch.isfinite(loss) and (norm is None or math.isfinite(norm)):
+            return
+        what = f"the gradient's norm is {norm}" if torch.isfinite(loss) else f"the loss is {float(loss)}"
+        rows = ", ".join(self._names[index] for index in indices[:8])
+        more = f" and {len(indices) - 8} more" if len(indices) > 8 else ""
+        raise Diverged(
+            f"step {step}: {what}. Its rows: {rows}{more}. Look at them, or lower optimizer.lr; checkpoints up to there "
+            "are kept"
+        )
 
     def _count(self, batch: Batch) -> None:
         lengths = np.diff(batch["cu_seq_lens_q"].numpy(force=True))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from training.errors import Diverged
 from training.settings import TrainSettings
 
 WHOLE = "whole.json"  # in a checkpoint: all of it was written
@@ -78,22 +77,22 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.trainer.log(self.trainer.evaluate_held_out(self.trainer.model_wrapped))
         if self.settings.save.every:
             control.should_save = state.global_step % self.settings.save.every == 0
-        if state.global_step % _LOOK_EVERY == 0 or self.trainer.accelerator.num_processes == 1:
-            self._look(control)
         if state.global_step >= state.max_steps:
             control.should_save = False  # what is saved then is the model
+        elif state.global_step % _LOOK_EVERY == 0 or self.trainer.accelerator.num_processes == 1:
+            self._look(control)
 
     def _look(self, control: Any) -> None:
         """The first process's clock and any process's signal decide for all."""
         now = time.monotonic()
         due = self.settings.save.every is None and now - self.saved > 60 * self.settings.save.minutes
         late = self.settings.minutes is not None and now - self.started > 60 * self.settings.minutes
-        flags = torch.tensor([float(due), float(late or self.asked)], device=self.trainer.accelerator.device)
-        if self.trainer.accelerator.num_processes > 1:
-            flags = self.trainer.accelerator.reduce(flags, reduction="sum")
-        if flags[1] > 0:
+        accelerator, flags = self.trainer.accelerator, [float(due), float(late or self.asked)]
+        if accelerator.num_processes > 1:
+            flags = accelerator.reduce(torch.tensor(flags, device=accelerator.device), reduction="sum").tolist()
+        if flags[1]:
             self.stopped = control.should_training_stop = control.should_save = True
-        elif flags[0] > 0:
+        elif flags[0]:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -103,12 +102,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (folder / WHOLE).write_text(json.dumps({"step": state.global_step}))
+            self._forget_old(folder.parent)
+
+    def _forget_old(self, folder: Path) -> None:
+        """Only now that the new checkpoint is whole: a kill at any moment leaves one."""
+        for old in checkpoints(folder)[: -self.settings.save.keep]:
+            (old / WHOLE).unlink()
+            shutil.rmtree(old)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         logs = logs or {}
-        norm = logs.get("grad_norm")
-        if norm is not None and not math.isfinite(norm):
-            raise Diverged(f"step {state.global_step}: the gradient's norm is {norm}; lower optimizer.lr")
+        self.trainer.check_last_step(logs.get("grad_norm"))
         evaluated = any(name.startswith("eval_") for name in logs)
         if not state.is_world_process_zero or not ("loss" in logs or evaluated):
             return
@@ -140,6 +144,12 @@ _SHOWN = {
     "tokens_per_second": "{:,.0f} tokens/s",
     "mfu": "MFU {:.2f}",
 }
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Those that were written to their end, the newest last."""
+    found = [checkpoint for checkpoint in folder.glob("checkpoint-*") if (checkpoint / WHOLE).exists()]
+    return sorted(found, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
 
 
 def told(entry: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from training.preference import chosen_nll, score, summarise_pairs, tally_pairs
 from training.reference import reference_logps
 from training.settings import DpoStage, RpoStage
 from training.trainer import Stepwise, quiet_trl
-from training.work import Say, Work, arguments, fit
+from training.work import Say, Work, arguments, fit, model_digest
 
 
 def dpo_loss(
@@ -96,7 +96,7 @@ def train_pairs(kind: Any, work: Work, say: Say) -> bool:
         start = trainer.ref_model
         add_scoring_head(start)
     identity = {
-        "model": settings.model.digest or settings.model.path,
+        "model": model_digest(settings.model),
         "dtype": str(trainer.model.dtype),
         "bf16": args.bf16,
         "template": [settings.model.chat_template, settings.model.end_token],

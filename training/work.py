@@ -17,7 +17,8 @@ import numpy as np
 from training.data import Prepared, held_out, prepare
 from training.errors import TrainingError
 from training.plan import Part, Plan, chunks
-from training.settings import Source, TrainSettings
+from training.rows import content_digest
+from training.settings import ModelSource, Source, TrainSettings
 from training.template import Template
 
 Say = Callable[[str], None]
@@ -101,21 +102,28 @@ def open_work(settings: TrainSettings, say: Say) -> Work:
 # ---- what was done before
 
 
-def identity(settings: TrainSettings, digest: str) -> dict[str, Any]:
+def model_digest(source: ModelSource) -> str:
+    """What tells a model's weights from others: its digest where it is known, else what lies in its folder."""
+    weights = sorted(Path(source.path).glob("*.safetensors")) if Path(source.path).is_dir() else []
+    return source.digest or (content_digest(weights) if weights else f"{source.path}@{source.revision}")
+
+
+def identity(work: Work) -> dict[str, Any]:
     """What determines the model that comes out. Two invocations with the same one are the same training."""
+    settings = work.settings
     plain = settings.model_dump(mode="json")
     kept = {name: value for name, value in plain.items() if name not in _FREE}
-    kept["model"] = {"digest": settings.model.digest or settings.model.path, **{
+    kept["model"] = {"digest": model_digest(settings.model), **{
         name: kept["model"][name] for name in ("chat_template", "end_token")}}  # fmt: skip
-    kept["data"] = digest
-    kept["eval"] = {name: plain["eval"][name] for name in ("share", "path")}
+    kept["data"] = {"digest": work.digest, "weights": [source.weight for source in settings.data]}
+    kept["eval"] = {"share": settings.eval.share, "digest": work.held_digest}
     return kept
 
 
 def claim(work: Work) -> bool:
     """Take the folder for this training. Returns whether it is done already; raises where another one's is there."""
     file = work.out / "identity.json"
-    mine = identity(work.settings, work.digest)
+    mine = identity(work)
     if file.exists():
         before = json.loads(file.read_text())
         if before != mine:
@@ -123,7 +131,7 @@ def claim(work: Work) -> bool:
             raise TrainingError(
                 f"{work.out} holds a training with another {keys}. Choose another folder with run=NAME, or remove it"
             )
-        return (work.out / "model" / "config.json").exists()
+        return (work.out / "manifest.json").exists()  # written last
     work.out.mkdir(parents=True, exist_ok=True)
     write_json(file, mine)
     return False
@@ -140,15 +148,13 @@ def _changed(before: Any, now: Any, prefix: str = "") -> set[str]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest that was written to its end; those that were not are removed."""
-    from training.watch import WHOLE
+    from training.watch import checkpoints
 
-    found = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / WHOLE).exists():
-            found.append(checkpoint)
-        elif int(os.environ.get("RANK", 0)) == 0:
+    whole = checkpoints(folder)
+    if int(os.environ.get("RANK", 0)) == 0:
+        for checkpoint in set(folder.glob("checkpoint-*")) - set(whole):
             shutil.rmtree(checkpoint, ignore_errors=True)
-    return max(found, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
+    return whole[-1] if whole else None
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -191,7 +197,7 @@ def arguments(work: Work, kind: Any, *, skip: int = 0, **extra: Any) -> Any:
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=10**9,
-        save_total_limit=settings.save.keep,
+        save_total_limit=None,  # `watch.py` removes the old ones, once the new one is whole
         report_to=list(settings.report_to) or "none",
         run_name=settings.run,
         seed=settings.seed,
@@ -291,8 +297,8 @@ def finish(trainer: Any, work: Work, facts: Mapping[str, Any]) -> None:
         }  # fmt: skip
         extra = trainer.facts() if hasattr(trainer, "facts") else {}
         save(model, state, work.template.tokenizer, work.out / "model", kept)
-        write_json(work.out / "manifest.json", {**manifest, **extra})
         write_card(work.out, {**manifest, **extra})
+        write_json(work.out / "manifest.json", {**manifest, **extra})  # says that all is there
         shutil.rmtree(work.out / "checkpoints", ignore_errors=True)
     accelerator.wait_for_everyone()
 

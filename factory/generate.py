@@ -214,8 +214,8 @@ class _Run:
             "versions": versions(),
             "finished": stopped is None and not short,
             "stopped": str(stopped) if stopped else None,
-            "started_at": _time(self.started),
-            "ended_at": _time(time.time()),
+            "started_at": timestamp(self.started),
+            "ended_at": timestamp(time.time()),
         }
         write_manifest(self.folder, manifest)
         write_card(self.folder)
@@ -251,5 +251,5 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _time(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"records", "errors"},
     {"prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources"},
-    {"generators", "scorers", "selection"},
+    {"generators", "scorers", "selection", "reasoning"},
     {"pipeline", "outputs"},
     {
         "settings",
@@ -31,6 +31,8 @@ LAYERS = [
         "explain",
         "progress",
         "engine_room",
+        "endpoint",
+        "evaluation",
     },
     {"cli", "doctor"},
 ]

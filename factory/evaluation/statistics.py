@@ -77,7 +77,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     n = only_first + only_second
     tail = sum(math.comb(n, i) for i in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    both: float = 2 * tail / (1 << n)
+    return min(1.0, both)
 
 
 def permutation(first: Values, second: Values, transform: Transform = identity, seed: int = 0) -> float:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"records", "errors"},
     {"prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources"},
-    {"generators", "scorers", "selection", "reasoning"},
+    {"generators", "scorers", "selection", "reasoning", "reasoning_worker"},
     {"pipeline", "outputs"},
     {
         "settings",

@@ -8,9 +8,11 @@ candidate cannot reach what decides (docs/sandbox.md); a verdict that could be f
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib.util
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,6 +64,9 @@ class HumanEval:
         if not settings.k:
             problems.append("suite.k=[]: name at least one k, as suite.k=[1]")
         return problems
+
+    def ready(self) -> AbstractAsyncContextManager[object]:
+        return contextlib.nullcontext()
 
     def sampling(self, role: Role) -> Sampling:
         return self.settings.sampling

@@ -106,7 +106,7 @@ class _Evaluation:
         write_config(self.folder, self.plan.composed)
         stopped: UserError | None = None
         try:
-            async with self._sandboxed():
+            async with self._at_hand():
                 await self._stages()
         except Stopped as error:
             stopped = error
@@ -117,12 +117,13 @@ class _Evaluation:
         return self._finish(stopped)
 
     @contextlib.asynccontextmanager
-    async def _sandboxed(self) -> AsyncIterator[None]:
+    async def _at_hand(self) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             if self.plan.suite.uses_sandbox:
                 from factory.sandbox import open_sandbox
 
                 self.sandbox = await stack.enter_async_context(open_sandbox(self.plan.settings.sandbox))
+            await stack.enter_async_context(self.plan.suite.ready())
             yield
 
     async def _stages(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -70,7 +71,7 @@ class Summary:
 class Suite(Protocol):
     """Asks roles one after another: each stage is done before the next begins, so that one engine runs at a time.
 
-    `templates` are the names of the templates that it renders. `check` tells problems before anything is asked. `items`
+    `templates` are the names of the templates that it renders. `check` tells problems before anything is asked; `ready` holds what the suite itself needs while it runs. `items`
     gives a stage's items: their digests name them (no two alike), and the records of earlier stages may be their rows.
     `answer` is one item's record, its worth in `meta`; a record with a `reason` could not be measured. `sampling` is
     what the suite says of a role's sampling, over the model's own.
@@ -84,6 +85,8 @@ class Suite(Protocol):
     roles: Sequence[Role]
 
     def check(self) -> list[str]: ...
+
+    def ready(self) -> AbstractAsyncContextManager[object]: ...
 
     def sampling(self, role: Role) -> Sampling: ...
 

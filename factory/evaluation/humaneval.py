@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from factory.generators.base import Context, chat
 from factory.generators.parsing import fenced_code
 from factory.prompts import Templates
 from factory.records import Message, Record, content_hash
+from factory.settings import Endpoint
 from factory.sources import Item, Source
 
 _LANGUAGES = ("python", "py", "python3")
@@ -48,7 +49,9 @@ class HumanEval:
     uses_sandbox, needs_source = True, False
     roles: Sequence[Role] = ("model",)
 
-    def __init__(self, settings: HumanEvalSettings, templates: Templates, source: Source, seed: int) -> None:
+    def __init__(
+        self, settings: HumanEvalSettings, templates: Templates, source: Source, seed: int, endpoint: Endpoint
+    ) -> None:
         self.settings = settings
         self.templates = (settings.template,)
 
@@ -65,7 +68,7 @@ class HumanEval:
             problems.append("suite.k=[]: name at least one k, as suite.k=[1]")
         return problems
 
-    def ready(self) -> AbstractAsyncContextManager[object]:
+    def ready(self, folder: Path, say: Callable[[str], None]) -> AbstractAsyncContextManager[object]:
         return contextlib.nullcontext()
 
     def sampling(self, role: Role) -> Sampling:

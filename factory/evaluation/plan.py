@@ -72,6 +72,11 @@ def make_evaluation(composed: Mapping[str, Any], problems: list[str]) -> Evaluat
         endpoints[role] = endpoint
         where = "" if role == "model" else f"{role}."
         keys[role] = api_key(endpoint.model, endpoint.engine, where, problems)
+    if "baseline" in endpoints and endpoints["baseline"] == endpoints["model"]:
+        problems.append(
+            "baseline: is the evaluated model itself; name another one, as model@baseline.model=NAME, or give the answers "
+            "to be beaten, as suite.reference='{{ response }}'"
+        )
     config.fail_on(problems)
     assert suite is not None
     return EvaluationPlan(
@@ -92,6 +97,9 @@ def checked_settings(composed: Mapping[str, Any], problems: list[str]) -> Evalua
     for role in ("judge", "baseline"):
         if isinstance(data.get(role), Mapping):
             data[role] = dict(data[role])
+            if isinstance(data[role].get("model"), Mapping) and data[role]["model"].get("path") is None:
+                data[role] = None  # nobody was named; a suite that asks for one says so
+                continue
             checked_endpoint(data[role], f"{role}.", problems)
     settings = config.validated(EvaluateSettings, data, "", problems, _SOME)
     if settings is None:
@@ -117,7 +125,9 @@ def _suite(settings: EvaluateSettings, templates: Templates, problems: list[str]
     source = Source(settings.source, settings.seed)
     if checked is None:
         return None
-    suite: Suite = found(checked, templates, source, settings.seed)
+    suite: Suite = found(
+        checked, templates, source, settings.seed, Endpoint(model=settings.model, engine=settings.engine)
+    )
     problems += [problem for template in suite.templates for problem in templates.check(template)]
     if suite.needs_source:
         problems += source.check()

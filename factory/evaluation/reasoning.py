@@ -7,8 +7,9 @@ wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from factory.generators.base import Context, chat
 from factory.prompts import Templates
 from factory.reasoning import Scorer, Split, Tasks, check_tasks, entries, final_answer, seed_of
 from factory.records import Message, Record, content_hash
+from factory.settings import Endpoint
 from factory.sources import Item, Source
 
 
@@ -38,7 +40,9 @@ class Reasoning:
     uses_sandbox, needs_source = False, False
     roles: Sequence[Role] = ("model",)
 
-    def __init__(self, settings: ReasoningSettings, templates: Templates, source: Source, seed: int) -> None:
+    def __init__(
+        self, settings: ReasoningSettings, templates: Templates, source: Source, seed: int, endpoint: Endpoint
+    ) -> None:
         self.settings, self.seed = settings, seed
         self.templates = (settings.template,)
         self.scorer = Scorer()
@@ -56,7 +60,7 @@ class Reasoning:
             ]
         return problems
 
-    def ready(self) -> AbstractAsyncContextManager[object]:
+    def ready(self, folder: Path, say: Callable[[str], None]) -> AbstractAsyncContextManager[object]:
         return self.scorer
 
     def sampling(self, role: Role) -> Sampling:

@@ -123,7 +123,7 @@ class _Evaluation:
                 from factory.sandbox import open_sandbox
 
                 self.sandbox = await stack.enter_async_context(open_sandbox(self.plan.settings.sandbox))
-            await stack.enter_async_context(self.plan.suite.ready())
+            await stack.enter_async_context(self.plan.suite.ready(self.folder, self.display.say))
             yield
 
     async def _stages(self) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from factory.engine.request import Sampling
 from factory.evaluation.statistics import Transform, Values, bootstrap, identity, ratio
 from factory.generators.base import Context
 from factory.records import Frozen, Record
-from factory.sources import Item
+from factory.sources import Item, Source
 
 # Who is asked: the evaluated model, the one it is measured against, the one that judges.
 Role = Literal["model", "baseline", "judge"]
@@ -71,7 +73,7 @@ class Summary:
 class Suite(Protocol):
     """Asks roles one after another: each stage is done before the next begins, so that one engine runs at a time.
 
-    `templates` are the names of the templates that it renders. `check` tells problems before anything is asked; `ready` holds what the suite itself needs while it runs. `items`
+    `templates` are the names of the templates that it renders. `check` tells problems before anything is asked; `ready` holds what the suite itself needs while it runs (`folder` is the run's, `say` tells a line). `items`
     gives a stage's items: their digests name them (no two alike), and the records of earlier stages may be their rows.
     `answer` is one item's record, its worth in `meta`; a record with a `reason` could not be measured. `sampling` is
     what the suite says of a role's sampling, over the model's own.
@@ -86,7 +88,7 @@ class Suite(Protocol):
 
     def check(self) -> list[str]: ...
 
-    def ready(self) -> AbstractAsyncContextManager[object]: ...
+    def ready(self, folder: Path, say: Callable[[str], None]) -> AbstractAsyncContextManager[object]: ...
 
     def sampling(self, role: Role) -> Sampling: ...
 
@@ -95,6 +97,15 @@ class Suite(Protocol):
     async def answer(self, role: Role, item: Item, context: Context) -> Record: ...
 
     def summarise(self, done: Done) -> Summary: ...
+
+
+def named_items(source: Source) -> Iterator[Item]:
+    """The source's items, each with a digest of its own: equal rows are told apart by how often they came before."""
+    seen: Counter[str] = Counter()
+    for item in source.items():
+        seen[item.digest] += 1
+        again = f".{seen[item.digest]}" if seen[item.digest] > 1 else ""
+        yield replace(item, digest=f"{item.digest}{again}")
 
 
 class Metric(Frozen):

@@ -18,9 +18,10 @@ import importlib.util
 import itertools
 import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from pydantic import Field
@@ -33,6 +34,8 @@ BLOCK = 1 << 16  # items of one seed, at most
 _RANGES: Mapping[str, tuple[int, int]] = {"train": (0, 1 << 31), "eval": (1 << 31, 3 << 30), "hard": (3 << 30, 1 << 32)}
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 _SECONDS = 10.0  # for the library to score one answer
+_START_SECONDS = 120.0  # importing it takes two on an idle machine
+_WORKER = (sys.executable, "-W", "ignore", "-m", "factory.reasoning_worker")
 _INSTALL = 'the package reasoning-gym is not installed: pip install "synthesis-factory[evaluate]"'
 
 
@@ -90,19 +93,33 @@ def _check_config(task: Tasks, where: str) -> list[str]:
 
 
 def opened(task: Tasks, split: Split, seed: int) -> Any:
-    """The library's data set; its items are made when they are asked for."""
+    """The library's data set, for a process whose hash seed is fixed (`generate`); items are made when asked for."""
     import reasoning_gym
 
     return reasoning_gym.create_dataset(task.dataset, seed=seed_of(split, seed), size=task.size, **task.config)
 
 
-def entries(task: Tasks, split: Split, seed: int) -> Iterator[tuple[int, str, str | None]]:
-    """(place, question, the library's own answer where it gives one) of each item."""
-    data = opened(task, split, seed)
-    for place in range(task.size):
-        entry = data[place]
-        answer = entry["answer"]
-        yield place, str(entry["question"]), answer if isinstance(answer, str) and answer else None
+class Entry(NamedTuple):
+    """One generated item: its place in the data set, the question, and the library's own answer where it gives one."""
+
+    place: int
+    question: str
+    answer: str | None
+
+
+def generate(tasks: Sequence[Tasks], split: Split, seed: int) -> list[list[Entry]]:
+    """The items of each data set, the same on every machine and in every process.
+
+    Made in a process of its own: some data sets walk over Python sets, whose order differs from process to process
+    unless the hash seed is fixed, so that the same seed would give other questions each time.
+    """
+    request = {"tasks": [task.model_dump(mode="json") for task in tasks], "split": split, "seed": seed}
+    made = subprocess.run(
+        _WORKER, input=orjson.dumps(request) + b"\n", env=_environment(), capture_output=True, check=False
+    )
+    if made.returncode:
+        raise RuntimeError(f"reasoning-gym failed: {made.stderr.decode(errors='replace').strip()[-500:]}")
+    return [[Entry(*entry) for entry in found] for found in orjson.loads(made.stdout.splitlines()[1])]
 
 
 def final_answer(text: str) -> str | None:
@@ -127,30 +144,8 @@ EVALUATES: Mapping[str, Literal["list", "formula"]] = {
     "simple_integration": "formula",
 }
 _FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "sec",
-        "csc",
-        "cot",
-        "asin",
-        "acos",
-        "atan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "exp",
-        "log",
-        "ln",
-        "sqrt",
-        "pi",
-        "Abs",
-        "erf",
-        "Ei",
-        "Si",
-        "Ci",
-    ]
+    {"sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "ln"}
+    | {"sqrt", "pi", "Abs", "erf", "Ei", "Si", "Ci"}
 )
 _LIST = re.compile(r"[\[\]\w\s,'\"._\n-]*")
 _FORMULA = re.compile(r"[\w\s+\-*/^().]*")
@@ -179,7 +174,7 @@ def harmless(dataset: str, answer: str) -> bool:
 
 
 class Scorer:
-    """Scores answers in a process of its own, since the library may loop or fail on what a model wrote.
+    """Scores answers in a process like that of `generate`: the library may loop or fail on what a model wrote.
 
     Use as an async context manager. One answer at a time: scoring takes microseconds as a rule.
     """
@@ -205,8 +200,9 @@ class Scorer:
         request = {"task": task.model_dump(mode="json"), "split": split, "seed": seed, "place": place, "answer": answer}
         async with self._turn:
             try:
-                async with asyncio.timeout(self.seconds + (0 if self._process else 60)):
-                    line = await self._exchange(orjson.dumps(request) + b"\n")
+                process = self._process or await self._start()
+                async with asyncio.timeout(self.seconds):
+                    line = await _exchange(process, orjson.dumps(request) + b"\n")
             except TimeoutError:
                 await self._end()
                 return 0.0, f"the data set's scorer found no end within {self.seconds:g} s"
@@ -219,23 +215,18 @@ class Scorer:
         said = orjson.loads(line)
         return float(said["score"]), str(said["why"])
 
-    async def _exchange(self, line: bytes) -> bytes:
-        process = self._process or await self._start()
-        assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(ConnectionError):
-            process.stdin.write(line)
-            await process.stdin.drain()
-        return await process.stdout.readline()
-
     async def _start(self) -> asyncio.subprocess.Process:
-        quiet = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(sys.path), "HOME": "/nonexistent"}
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-W", "ignore", "-m", "factory.reasoning_worker", env=quiet,
+                *_WORKER, env=_environment(),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
-        except OSError as error:
-            raise RecordError(f"scorer: its process cannot be started: {error}") from error
+            async with asyncio.timeout(_START_SECONDS):
+                ready = await _exchange(self._process, b"")
+        except (OSError, TimeoutError) as error:
+            raise RecordError(f"scorer: its process cannot be started: {error or type(error).__name__}") from error
+        if not ready:
+            raise RecordError("scorer: its process ended at once")
         return self._process
 
     async def _end(self) -> None:
@@ -244,3 +235,22 @@ class Scorer:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """The worker's: nothing of ours but where Python finds its modules, and one order of sets for all."""
+    return {
+        "PATH": os.environ.get("PATH", ""),
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+        "PYTHONHASHSEED": "0",
+        "HOME": "/nonexistent",
+    }
+
+
+async def _exchange(process: asyncio.subprocess.Process, line: bytes) -> bytes:
+    """The line that the process says next, after it was told one; empty where it ended."""
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(ConnectionError):
+        process.stdin.write(line)
+        await process.stdin.drain()
+    return await process.stdout.readline()

@@ -7,6 +7,7 @@ wrong.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -18,7 +19,7 @@ from factory.engine.request import Sampling
 from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSettings, Summary
 from factory.generators.base import Context, chat
 from factory.prompts import Templates
-from factory.reasoning import Scorer, Split, Tasks, check_tasks, entries, final_answer, seed_of
+from factory.reasoning import Entry, Scorer, Split, Tasks, check_tasks, final_answer, generate, seed_of
 from factory.records import Message, Record, content_hash
 from factory.settings import Endpoint
 from factory.sources import Item, Source
@@ -56,7 +57,7 @@ class Reasoning:
             problems += [
                 f"suite.shots={settings.shots}: {task.dataset} gives no answers to show; use suite.shots=0"
                 for task in settings.tasks
-                if len(self._shots(task)) < settings.shots
+                if any(shot.answer is None for shot in self._shots[task.dataset])
             ]
         return problems
 
@@ -66,21 +67,26 @@ class Reasoning:
     def sampling(self, role: Role) -> Sampling:
         return self.settings.sampling
 
-    def _shots(self, task: Tasks) -> list[tuple[str, str]]:
-        """(question, answer) of the first items of the training split."""
+    @functools.cached_property
+    def _shots(self) -> dict[str, list[Entry]]:
+        """The first items of each data set's training split."""
         wanted = self.settings.shots
-        some = task.model_copy(update={"size": max(1, wanted)})
-        found = [(question, answer) for _, question, answer in entries(some, "train", 0) if answer is not None]
-        return found[:wanted]
+        if not wanted:
+            return {task.dataset: [] for task in self.settings.tasks}
+        some = [task.model_copy(update={"size": wanted}) for task in self.settings.tasks]
+        return {task.dataset: found for task, found in zip(some, generate(some, "train", 0), strict=True)}
 
     def items(self, role: Role, done: Done) -> Iterator[Item]:
-        index = 0
-        for task in self.settings.tasks:
-            shots = self._shots(task)
-            for place, question, _ in entries(task, self.settings.split, self.seed):
-                row = {"task": task, "place": place, "question": question, "shots": shots}
+        settings, index = self.settings, 0
+        made = generate(settings.tasks, settings.split, self.seed)
+        for task, entries in zip(settings.tasks, made, strict=True):
+            shots = [(shot.question, shot.answer) for shot in self._shots[task.dataset]]
+            for entry in entries:
+                row = {"task": task, "place": entry.place, "question": entry.question, "shots": shots}
                 # Of the question's text, too: another release of the library may draw another one.
-                digest = content_hash(task.dataset, seed_of(self.settings.split, self.seed), place, question, shots)
+                digest = content_hash(
+                    task.dataset, seed_of(settings.split, self.seed), entry.place, entry.question, shots
+                )
                 yield Item(index, digest, row.copy)
                 index += 1
 

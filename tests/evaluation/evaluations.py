@@ -38,5 +38,9 @@ def items(folder: Path) -> list[dict[str, Any]]:
 
 def answers(folder: Path, name: str = "data") -> list[dict[str, Any]]:
     """The rows of `data/` (or `rejected/`), `meta` taken apart."""
-    rows = [row for path in (folder / "run" / name).glob("*.parquet") for row in pyarrow.parquet.read_table(path).to_pylist()]
+    rows = [
+        row
+        for path in (folder / "run" / name).glob("*.parquet")
+        for row in pyarrow.parquet.read_table(path).to_pylist()
+    ]
     return [{**row, "meta": json.loads(row["meta"])} for row in rows]

@@ -87,7 +87,9 @@ def test_a_hostile_answer_does_not_pass(cheat: str, tmp_path: Path) -> None:
         return CHEATS[cheat].replace("{{}}", "{}").replace("{name}", problem_of(body)["entry_point"])
 
     with ModelServer(answering(text)) as server:
-        found = run(tmp_path, server, "suite=humaneval", "suite.samples=1", "suite.k=[1]", "suite.problems=3", "sandbox.wall=2")
+        found = run(
+            tmp_path, server, "suite=humaneval", "suite.samples=1", "suite.k=[1]", "suite.problems=3", "sandbox.wall=2"
+        )
     assert (found.status, values(found)) == (0, {"pass@1": 0.0})
 
 
@@ -98,7 +100,11 @@ def test_the_first_block_counts_and_a_whole_answer_without_one(tmp_path: Path) -
         if row["task_id"] == "HumanEval/0":
             return good
         wrong = f"def {row['entry_point']}(*a): return None\n"
-        return f"```python\n{good}```\nor\n```python\n{wrong}```" if row["task_id"] == "HumanEval/1" else f"```\n{wrong}```\n```python\n{good}```"
+        return (
+            f"```python\n{good}```\nor\n```python\n{wrong}```"
+            if row["task_id"] == "HumanEval/1"
+            else f"```\n{wrong}```\n```python\n{good}```"
+        )
 
     with ModelServer(answering(text)) as server:
         run(tmp_path, server, "suite=humaneval", "suite.samples=1", "suite.k=[1]", "suite.problems=3")
@@ -129,7 +135,9 @@ def test_a_killed_evaluation_goes_on_and_pays_nothing_twice(tmp_path: Path) -> N
         options = words(tmp_path, server.url, "suite=humaneval", "suite.samples=2", "suite.k=[1]", "suite.problems=20",
                         "engine.send_seed=true", "in_flight=8")  # fmt: skip
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, *options], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 60
         while server.count < 24 and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from factory.engine.request import Sampling
 from factory.errors import ConfigError, RecordError, UserError
-from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSettings, Summary, named_items
+from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSettings, Summary, named_items, together
 from factory.generators.base import Context
 from factory.prompts import Templates
 from factory.records import Record
@@ -104,13 +104,10 @@ class Perplexity:
         if not scored:
             raise RecordError("text: holds no token that could be scored")
         losses: dict[int, float] = {}
-        async with asyncio.TaskGroup() as group:
-            windows = list(cut(len(ids), self.settings.window, self.settings.stride))
-            asked = [
-                group.create_task(context.ask(prompt=tuple(ids[start:end]), label=role)) for start, end, _ in windows
-            ]
-        for (start, end, first), task in zip(windows, asked, strict=True):
-            found = prompt_losses(task.result().logprobs, ids[start:end])
+        windows = list(cut(len(ids), self.settings.window, self.settings.stride))
+        answers = await together(context.ask(prompt=tuple(ids[start:end]), label=role) for start, end, _ in windows)
+        for (start, end, first), answer in zip(windows, answers, strict=True):
+            found = prompt_losses(answer.logprobs, ids[start:end])
             losses |= {place: found[place - start] for place in range(max(first, start + 1), end)}
         meta = {
             "item": item.digest,
@@ -192,8 +189,8 @@ def render_conversation(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> t
 
     Raises `RecordError` where the template does not let the turns follow one another, or nobody answers.
     """
-    messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     try:
+        messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
         whole = tokenizer.apply_chat_template(messages, tokenize=False)
         spans = []
         for place, message in enumerate(messages):

@@ -6,7 +6,6 @@ only where both orders agree on it; everything else is a tie. What a judge does 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, ClassVar
 
 from factory.engine.request import Sampling
 from factory.errors import ConfigError, RecordError
-from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSettings, Summary, named_items
+from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSettings, Summary, named_items, together
 from factory.generators.base import Context, chat
 from factory.prompts import Templates
 from factory.records import Message, Record, content_hash
@@ -123,12 +122,9 @@ class Preference:
         meta = {"item": row["item"], "length": len(pair[0]), "other_length": len(pair[1])}
         if pair[0] == pair[1]:
             return context.record((), {**meta, "said": ["tie", "tie"], "reasons": ["the same text", "the same text"]})
-        async with asyncio.TaskGroup() as group:
-            asked = [
-                group.create_task(self._ask(row["question"], first, second, context))
-                for first, second in (pair, pair[::-1])
-            ]
-        said = [task.result() for task in asked]
+        said = await together(
+            self._ask(row["question"], first, second, context) for first, second in (pair, pair[::-1])
+        )
         meta |= {"said": [one["better"] for one in said], "reasons": [one["reason"] for one in said]}
         return context.record((), meta)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from factory.engine.request import Sampling
 from factory.evaluation.statistics import Transform, Values, bootstrap, identity, ratio
@@ -18,6 +19,7 @@ from factory.sources import Item, Source
 
 # Who is asked: the evaluated model, the one it is measured against, the one that judges.
 Role = Literal["model", "baseline", "judge"]
+Answer = TypeVar("Answer")
 Done = Mapping[Role, Sequence[Record]]  # the records of the stages that were run, by role
 
 
@@ -97,6 +99,17 @@ class Suite(Protocol):
     async def answer(self, role: Role, item: Item, context: Context) -> Record: ...
 
     def summarise(self, done: Done) -> Summary: ...
+
+
+async def together(work: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """The answers to several questions asked at once, in order; the first error as it is, once all have ended."""
+    found = await asyncio.gather(*work, return_exceptions=True)
+    answers = []
+    for answer in found:
+        if isinstance(answer, BaseException):
+            raise answer
+        answers.append(answer)
+    return answers
 
 
 def named_items(source: Source) -> Iterator[Item]:

@@ -261,7 +261,7 @@ def _evaluate(composed: dict[str, Any], problems: list[str]) -> int:
     from factory.evaluation.plan import checked_settings, make_evaluation
     from factory.evaluation.results import results_table
 
-    if composed.get("compare"):
+    if composed.get("compare") is not None:
         from factory.config import fail_on
         from factory.evaluation.compare import compare, comparison_table
 

@@ -150,9 +150,16 @@ def _is_model_name(name: str) -> bool:
 def _as_text(text: str) -> str | None:
     """`keep=execution == 1` and the like: what Hydra's grammar does not take as a value is a text."""
     found = re.fullmatch(r"(\+{0,2}[\w.@/-]+)=(.+)", text, re.DOTALL)
-    if not found or found.group(2)[0] in "[{":
+    if not found or found.group(2)[0] == "{":
         return None
-    return f"{found.group(1)}={_quoted(found.group(2))}"
+    name, value = found.groups()
+    if value[0] != "[":
+        return f"{name}={_quoted(value)}"
+    # A list of plain words, some of which hold a sign that the grammar keeps for itself: [runs/seed=1,runs/seed=2].
+    inner = value[1:-1]
+    if value[-1] != "]" or not inner or re.search(r"[\[\]{}'\"]", inner):
+        return None
+    return f"{name}=[{','.join(_quoted(part.strip()) for part in inner.split(','))}]"
 
 
 def _quoted(text: str) -> str:

@@ -126,7 +126,7 @@ class EvaluateSettings(Frozen):
     run: str | None
     out: str | None
     in_flight: Annotated[int, Field(ge=1)] | None
-    compare: tuple[str, ...]
+    compare: tuple[str, ...] | None
     suite: Mapping[str, Any]
     source: SourceSettings
     model: ModelSettings
@@ -140,8 +140,8 @@ class EvaluateSettings(Frozen):
 
     @field_validator("compare")
     @classmethod
-    def _is_pair(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(value) not in (0, 2):
+    def _is_pair(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(value) != 2:
             raise ValueError("names two folders, as compare=[outputs/evaluate/A,outputs/evaluate/B]")
         return value
 

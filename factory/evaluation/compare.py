@@ -37,6 +37,7 @@ def compare(settings: EvaluateSettings) -> tuple[dict[str, Any], Path]:
 
     Raises `ConfigError` where they are not of the same suite, settings and items.
     """
+    assert settings.compare is not None
     first, second = (Path(name) for name in settings.compare)
     (a, items_a), (b, items_b) = read_results(first), read_results(second)
     _same_suite(a, b)

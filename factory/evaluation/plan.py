@@ -17,9 +17,8 @@ from factory.settings import Endpoint, EvaluateSettings
 from factory.sources import Source
 
 _SOME: Mapping[str, Any] = {
-    **dict.fromkeys(("run", "out", "in_flight", "judge", "baseline")),
+    **dict.fromkeys(("run", "out", "in_flight", "compare", "judge", "baseline")),
     "seed": 0,
-    "compare": (),
     "suite": {},
     "source": {},
     "sandbox": {},

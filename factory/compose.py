@@ -150,7 +150,7 @@ def _is_model_name(name: str) -> bool:
 def _as_text(text: str) -> str | None:
     """`keep=execution == 1` and the like: what Hydra's grammar does not take as a value is a text."""
     found = re.fullmatch(r"(\+{0,2}[\w.@/-]+)=(.+)", text, re.DOTALL)
-    if not found or found.group(2)[0] == "{":
+    if not found or re.match(r"\{(?!\{)", found.group(2)):  # a mapping; "{{ column }}" is Jinja, a text
         return None
     name, value = found.groups()
     if value[0] != "[":

@@ -144,6 +144,13 @@ def test_what_is_missing_is_told_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_jinja_needs_no_second_quotes() -> None:
+    composed, problems = compose_config("evaluate", ["suite=preference", "suite.reference={{ response }}"])
+    assert (problems, composed["suite"]["reference"]) == ([], "{{ response }}")
+    _, problems = compose_config("evaluate", ["suite.sampling={temperature: }}"])
+    assert "is not KEY=VALUE" in problems[0]
+
+
 def test_a_model_of_ones_own_judges_by_its_name_alone() -> None:
     composed, problems = compose_config("evaluate", ["suite=preference", "model@judge.model=owner/name"])
     assert problems == [] and composed["judge"]["model"]["path"] == "owner/name"

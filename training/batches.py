@@ -13,16 +13,16 @@ from training.plan import Plan, spread
 from training.template import PREFERENCE, SCORED
 
 Batch = dict[str, Any]
-IGNORED = -100
 
 
 def collate(examples: Sequence[Mapping[str, Any]], indices: Sequence[int], filler: int) -> Batch:
     """One micro-batch of T tokens in D documents of E examples.
 
-    - `input_ids`, `position_ids`, `shift_labels` (1, T): a label is the next token where that one is scored, else -100
+    - `input_ids`, `position_ids` (1, T)
     - `cu_seq_lens_q`, `cu_seq_lens_k` (D+1) int32, `max_length_q`, `max_length_k`: a power of two, so that few
       different numbers reach the compiler
-    - `document` (T): which document a token is of; `preferred` (T): the token it predicts counts for the preference
+    - `scored` (N): places whose next token is scored; `targets` (N): that token; `document` (N): whose it is;
+      `preferred` (N): whether it counts for the preference, too
     - `example` (D): which example a document is of; `rewards` (D, A); `index` (E): the examples' places in the data
     - `last` (D): the place of each document's last token
 
@@ -35,21 +35,22 @@ def collate(examples: Sequence[Mapping[str, Any]], indices: Sequence[int], fille
     ids = np.concatenate([example["ids"] for example in examples])
     mask = np.concatenate([example["mask"] for example in examples])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    documents = np.repeat(np.arange(len(lengths)), lengths)
-    positions = np.arange(len(ids)) - offsets[documents]
-    following = np.append(mask[1:], 0)
-    following[offsets[1:] - 1] = 0  # a document's last token predicts nothing
-    labels = np.where(following & SCORED, np.append(ids[1:], 0), IGNORED)
+    positions = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
+    first = np.zeros(len(ids), bool)
+    first[offsets[:-1]] = True
+    following = np.flatnonzero((mask & SCORED > 0) & ~first)  # nothing comes before a document's first token
+    documents = np.repeat(np.arange(len(lengths)), lengths)[following]
     longest = 1 << max(6, int(lengths.max() - 1).bit_length())
     owners = np.repeat(np.arange(len(examples)), [len(example["lengths"]) for example in examples])
     rewards = np.concatenate([np.asarray(example["rewards"], np.float32) for example in examples])
     return {
         "input_ids": torch.from_numpy(ids.astype(np.int64))[None],
         "position_ids": torch.from_numpy(positions.astype(np.int64))[None],
-        "shift_labels": torch.from_numpy(labels.astype(np.int64))[None],
         **_offsets(offsets, longest),
+        "scored": torch.from_numpy(following - 1),
+        "targets": torch.from_numpy(ids[following].astype(np.int64)),
         "document": torch.from_numpy(documents),
-        "preferred": torch.from_numpy((following & PREFERENCE) > 0),
+        "preferred": torch.from_numpy(mask[following] & PREFERENCE > 0),
         "example": torch.from_numpy(owners),
         "rewards": torch.from_numpy(rewards).reshape(len(lengths), len(rewards) // len(lengths)),
         "last": torch.from_numpy(offsets[1:] - 1),
@@ -73,26 +74,16 @@ def _empty(filler: int) -> Batch:
     return {
         "input_ids": ids,
         "position_ids": torch.arange(length)[None],
-        "shift_labels": torch.full((1, length), IGNORED),
         **_offsets(np.array([0, length]), 64),
-        "document": torch.zeros(length, dtype=torch.int64),
-        "preferred": torch.zeros(length, dtype=torch.bool),
-        "example": torch.zeros(0, dtype=torch.int64),
+        **{name: torch.zeros(0, dtype=torch.int64) for name in ("scored", "targets", "document", "example", "index")},
+        "preferred": torch.zeros(0, dtype=torch.bool),
         "rewards": torch.zeros(0, 0),
         "last": torch.zeros(0, dtype=torch.int64),
-        "index": torch.zeros(0, dtype=torch.int64),
     }
 
 
-MODEL_KEYS = (
-    "input_ids",
-    "position_ids",
-    "shift_labels",
-    "cu_seq_lens_q",
-    "cu_seq_lens_k",
-    "max_length_q",
-    "max_length_k",
-)
+# What the model itself takes.
+MODEL_KEYS = ("input_ids", "position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 class Steps(TorchDataset):  # type: ignore[misc]
@@ -128,9 +119,7 @@ class Steps(TorchDataset):  # type: ignore[misc]
         tokens = self.plan.tokens[indices]
         mine = spread(tokens, self.processes, self.capacity)[self.rank]
         return {
-            "micro": [
-                micro_batch(self.data, indices[places], self.filler, self.reference) for places in mine
-            ],
+            "micro": [micro_batch(self.data, indices[places], self.filler, self.reference) for places in mine],
             "examples": len(indices),
             "scored": int(self.scored[indices].sum()),
             "tokens": int(tokens.sum()),

@@ -60,9 +60,7 @@ def _tag(manifest: Mapping[str, Any]) -> str:
 def _data_row(entry: Mapping[str, Any]) -> str:
     dropped = ", ".join(f"{count} {reason}" for reason, count in entry["dropped"].items()) or "none"
     name = Path(entry["path"]).as_posix().replace("|", "\\|")
-    return (
-        f"| {name} | `{entry['digest'][:12]}` | {entry['rows']:,} | {entry['examples']:,} | {entry['tokens']:,} | {dropped} |"
-    )
+    return f"| {name} | `{entry['digest'][:12]}` | {entry['rows']:,} | {entry['examples']:,} | {entry['tokens']:,} | {dropped} |"
 
 
 def _settings(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -66,7 +66,9 @@ def prepare(settings: TrainSettings, source: Source, template: Template, say: Sa
         _write(folder, settings, source, files, template, say, name)
     facts = json.loads((folder / "facts.json").read_text())
     if facts["examples"] == 0:
-        raise TrainingError(f"{name}={source.path}: no example is left of {facts['rows']} rows: {_told(facts['dropped'])}")
+        raise TrainingError(
+            f"{name}={source.path}: no example is left of {facts['rows']} rows: {_told(facts['dropped'])}"
+        )
     return Prepared(folder, digest, facts["rows"], facts["examples"], facts["tokens"], facts["dropped"])
 
 
@@ -90,7 +92,13 @@ def limit(settings: TrainSettings, template: Template) -> int:
 
 
 def _write(
-    folder: Path, settings: TrainSettings, source: Source, files: Sequence[Path], template: Template, say: Say, name: str
+    folder: Path,
+    settings: TrainSettings,
+    source: Source,
+    files: Sequence[Path],
+    template: Template,
+    say: Say,
+    name: str,
 ) -> None:
     import pyarrow as pa
 

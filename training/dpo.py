@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer
 
 from training.batches import Batch
+from training.head import add_scoring_head
 from training.memory import capacity
 from training.models import add_adapters, compile_layers, load, wants_compile
 from training.preference import chosen_nll, score, summarise_pairs, tally_pairs
@@ -45,6 +46,9 @@ class PackedDpo(Stepwise, DPOTrainer):  # type: ignore[misc]
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset  # tokenised already
 
+    def _precompute_ref_logps(self, dataset: Any, *args: Any) -> Any:
+        return dataset  # by `reference.py`, before the first step
+
     def step_loss(self, model: Any, batch: Batch, whole: Mapping[str, float]) -> torch.Tensor:
         stage = self.stage
         policy, full, tokens, tie = score(model, batch, mask_end=stage.mask_end)
@@ -75,30 +79,35 @@ def train_pairs(kind: Any, work: Work, say: Say, minutes: float | None) -> bool:
     """What DPO and RPO do alike: the reference is the model that they start from, fresh each time."""
     settings, stage = work.settings, work.settings.stage
     model = load(settings, work.template.tokenizer)
+    add_scoring_head(model)
     if settings.lora.enabled:
         model = add_adapters(model, settings)
     args = arguments(work, DPOConfig, precompute_ref_log_probs=True, max_length=None)
     with quiet_trl():
-        trainer = kind(
-            model=model, args=args, train_dataset=work.data, processing_class=work.template.tokenizer
-        )
+        trainer = kind(model=model, args=args, train_dataset=work.data, processing_class=work.template.tokenizer)
     trainer.stage = stage
     if wants_compile(settings, int(work.plan.tokens.mean() * settings.batch * work.plan.steps)):
         compile_layers(trainer.model)
     fits = capacity(trainer, settings, work.longest, say)
     # Where parameters are sharded, TRL has loaded the starting model once more, sharded; else it is the model itself.
-    start = trainer.ref_model if trainer.ref_model is not None else trainer.model
-    references = []
-    for data in [work.data] if work.held_data is work.data else [work.data, work.held_data]:
-        identity = {
-            "model": settings.model.digest or settings.model.path, "data": data.info.description or work.digest,
-            "rows": len(data), "dtype": str(trainer.model.dtype), "bf16": args.bf16, "lora": settings.lora.rank * settings.lora.enabled,
-        }  # fmt: skip
-        references.append(
-            reference_logps(
-                trainer, start, data, identity=identity, folder=work.out / "reference", capacity=fits,
-                mask_end=stage.mask_end, say=say,
-            )  # fmt: skip
-        )
+    start = trainer.model
+    if trainer.ref_model is not None:
+        start = trainer.ref_model
+        add_scoring_head(start)
+    identity = {
+        "model": settings.model.digest or settings.model.path,
+        "dtype": str(trainer.model.dtype),
+        "bf16": args.bf16,
+        "template": [settings.model.chat_template, settings.model.end_token],
+    }
+
+    def reference(data: Any, digest: str) -> Any:
+        return reference_logps(
+            trainer, start, data, identity={**identity, "data": digest}, folder=work.out / "reference", capacity=fits,
+            mask_end=stage.mask_end, say=say,
+        )  # fmt: skip
+
+    known = reference(work.data, work.digest)
+    held = known if work.held_data is work.data else reference(work.held_data, work.held_digest)
     trainer.ref_model = None
-    return fit(trainer, work, say, capacity=fits, reference=references[0], held_reference=references[-1], minutes=minutes)
+    return fit(trainer, work, say, capacity=fits, reference=known, held_reference=held, minutes=minutes)

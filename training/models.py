@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from training import attention
@@ -62,6 +63,7 @@ def load(settings: TrainSettings, tokenizer: Any, *, labels: int | None = None) 
     extra = {} if labels is None else {"num_labels": labels, "problem_type": "regression"}
     source = settings.model
     implementation = choose_attention(settings)
+    transformers.utils.logging.disable_progress_bar()
     try:
         model: PreTrainedModel = kind.from_pretrained(
             source.path,
@@ -81,7 +83,7 @@ def load(settings: TrainSettings, tokenizer: Any, *, labels: int | None = None) 
         )
     model.config.use_cache = False
     model.config.pad_token_id = tokenizer.pad_token_id
-    if model.generation_config is not None:
+    if getattr(model, "generation_config", None) is not None:
         _end_with(model, tokenizer)
     return model
 

@@ -20,10 +20,9 @@ def score(model: Any, batch: Batch, *, mask_end: bool) -> tuple[torch.Tensor, to
     that keeps the graph whole where a batch holds no documents.
     """
     logps = token_logps(model, batch)
-    documents = len(batch["example"])
-    policy = preference_logps(logps, batch, mask_end=mask_end)[:documents]
-    tokens = per_document((batch["shift_labels"][0] >= 0).float(), batch)[:documents]
-    return policy, per_document(logps, batch)[:documents], tokens, logps.sum() * 0
+    tokens = per_document(torch.ones_like(logps), batch)
+    policy = preference_logps(logps, batch, mask_end=mask_end)
+    return policy, per_document(logps, batch), tokens, logps.sum() * 0
 
 
 def chosen_nll(full: torch.Tensor, tokens: torch.Tensor, chosen: torch.Tensor, nll: Nll) -> torch.Tensor:
@@ -31,7 +30,9 @@ def chosen_nll(full: torch.Tensor, tokens: torch.Tensor, chosen: torch.Tensor, n
     return -full[chosen] / (tokens[chosen] if nll.per == "token" else 1)
 
 
-def tally_pairs(tally: Any, margins: torch.Tensor, tokens: torch.Tensor, policy: torch.Tensor, moved: torch.Tensor) -> None:
+def tally_pairs(
+    tally: Any, margins: torch.Tensor, tokens: torch.Tensor, policy: torch.Tensor, moved: torch.Tensor
+) -> None:
     """Sums over pairs of (E,) margins, and of (E, 2) tokens, log-probabilities and implicit rewards, chosen first."""
     longer = tokens[:, 0] - tokens[:, 1]
     tally.add(

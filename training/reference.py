@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from training.batches import micro_batch, numeric
-from training.plan import spread
+from training.plan import chunks
 from training.trainer import per_document, token_logps
 
 VERSION = 1  # of how they are computed
@@ -21,8 +21,7 @@ VERSION = 1  # of how they are computed
 
 def preference_logps(logps: torch.Tensor, batch: Any, *, mask_end: bool) -> torch.Tensor:
     """Summed log-probabilities of each document's answer, (D,); `mask_end` leaves the token that ends the turn out."""
-    counted = batch["preferred"] if mask_end else batch["shift_labels"][0] >= 0
-    return per_document(logps * counted, batch)
+    return per_document(logps * batch["preferred"] if mask_end else logps, batch)
 
 
 def reference_logps(
@@ -66,12 +65,12 @@ def _compute(trainer: Any, model: Any, data: Any, starts: np.ndarray, capacity: 
     training = model.training
     model.to(accelerator.device).eval()
     values = torch.zeros(int(starts[-1]), dtype=torch.float64, device=accelerator.device)
-    for places in spread(tokens, accelerator.num_processes, capacity)[accelerator.process_index]:
+    for places in chunks(tokens, accelerator.num_processes, capacity)[accelerator.process_index]:
         batch = trainer._to_device(micro_batch(rows, places, filler))
         with trainer.compute_loss_context_manager(), accelerator.autocast():
             found = preference_logps(token_logps(model, batch), batch, mask_end=mask_end)
         where = np.concatenate([np.arange(starts[place], starts[place + 1]) for place in places] or [np.zeros(0)])
-        values[torch.from_numpy(where.astype(np.int64))] = found[: len(where)].double()
+        values[torch.from_numpy(where.astype(np.int64))] = found.double()
     model.train(training)
     summed: np.ndarray = accelerator.reduce(values, reduction="sum").cpu().numpy()
     return summed

@@ -21,7 +21,9 @@ from training.work import Say, Work, arguments, fit
 BINS = 10  # of the calibration
 
 
-def pairwise_loss(rewards: torch.Tensor, targets: torch.Tensor, example: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pairwise_loss(
+    rewards: torch.Tensor, targets: torch.Tensor, example: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss, probability that the better answer is told) for every pair of answers to one prompt that differ in target.
 
     `rewards`, `targets` and `example` are (D,): what the model says, what is known, and whose answer it is. Returns the
@@ -85,9 +87,8 @@ class PackedReward(Stepwise, RewardTrainer):  # type: ignore[misc]
         return (self._compared(values[:, 0], batch) + tie) / whole["examples"]
 
     def _values(self, model: Any, batch: Batch) -> torch.Tensor:
-        inputs = {name: value for name, value in model_inputs(batch).items() if name != "shift_labels"}
         last = batch["last"] if len(batch["last"]) else batch["cu_seq_lens_q"][1:].long() - 1
-        values: torch.Tensor = model(**inputs, last=last)["values"]
+        values: torch.Tensor = model(**model_inputs(batch), last=last)["values"]
         return values
 
     def probe_loss(self, batch: Batch) -> torch.Tensor:
@@ -110,7 +111,9 @@ class PackedReward(Stepwise, RewardTrainer):  # type: ignore[misc]
         targets = targets if targets.numel() else values.new_zeros(0, values.shape[-1])
         losses = regression_loss(values, targets)
         rewards = values @ self.weights.to(values)  # type: ignore[union-attr]
-        known = (targets.nan_to_num() @ self.weights.to(values)).masked_fill(~torch.isfinite(targets).all(-1), torch.nan)  # type: ignore[union-attr]
+        known = (targets.nan_to_num() @ self.weights.to(values)).masked_fill(
+            ~torch.isfinite(targets).all(-1), torch.nan
+        )  # type: ignore[union-attr]
         _, right = pairwise_loss(rewards, known, example)
         self._tally_pairs(right, rewards)
         per_example = values.new_zeros(int(example.max()) + 1 if len(example) else 0).index_add(0, example, losses)
@@ -164,7 +167,8 @@ def train(work: Work, say: Say, *, skip: int = 0, minutes: float | None = None) 
     stage = stage.model_copy(update={"objective": stage.objective or _objective(work)})
     labels = len(stage.attributes) if stage.objective == "regression" else 1
     torch.manual_seed(settings.seed)  # the head begins at random
-    model = load(settings, work.template.tokenizer, labels=labels)
+    with quiet_trl():
+        model = load(settings, work.template.tokenizer, labels=labels)
     if stage.objective == "regression":
         model.config.id2label = dict(enumerate(stage.attributes))
         model.config.label2id = {name: place for place, name in enumerate(stage.attributes)}

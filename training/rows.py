@@ -94,7 +94,9 @@ def _json_rows(file: Path) -> Iterator[list[Row]]:
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise TrainingError(f"{file}, line {number}: is not JSON ({error}); one object a line is read") from error
+                raise TrainingError(
+                    f"{file}, line {number}: is not JSON ({error}); one object a line is read"
+                ) from error
             if not isinstance(row, dict):
                 raise TrainingError(f"{file}, line {number}: is no JSON object; one object a line is read")
             rows.append(row)

@@ -60,7 +60,13 @@ def _bernoulli_kl(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def ranking_loss(
-    ratios: torch.Tensor, rewards: torch.Tensor, valid: torch.Tensor, *, beta: float, eta: float, distance: Distance = "bwd"
+    ratios: torch.Tensor,
+    rewards: torch.Tensor,
+    valid: torch.Tensor,
+    *,
+    beta: float,
+    eta: float,
+    distance: Distance = "bwd",
 ) -> torch.Tensor:
     """The same for K answers to each prompt, one value a prompt; for K = 2 it is `rpo_loss`.
 
@@ -88,6 +94,9 @@ class PackedRpo(Stepwise, DPOTrainer):  # type: ignore[misc]
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset  # tokenised already
+
+    def _precompute_ref_logps(self, dataset: Any, *args: Any) -> Any:
+        return dataset  # by `reference.py`, before the first step
 
     def step_loss(self, model: Any, batch: Batch, whole: Mapping[str, float]) -> torch.Tensor:
         stage = self.stage

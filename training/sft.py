@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from trl import SFTConfig, SFTTrainer
+from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
 from training.batches import Batch
 from training.errors import TrainingError
+from training.head import add_scoring_head, head_weights, logit_scale, softcap
 from training.memory import capacity
 from training.models import add_adapters, compile_layers, load, wants_compile
 from training.settings import SftStage, Teacher, TrainSettings
@@ -29,8 +31,8 @@ class PackedSft(Stepwise, SFTTrainer):  # type: ignore[misc]
 
     def step_loss(self, model: Any, batch: Batch, whole: Mapping[str, float]) -> torch.Tensor:
         logps = token_logps(model, batch)
-        nll, scored = -logps.sum(), (batch["shift_labels"] >= 0).sum()
-        self.tally.add(nll=nll, scored=scored)
+        nll = -logps.sum()
+        self.tally.add(nll=nll, scored=len(logps))
         if self.teacher is None:
             return nll / whole["scored"]
         divergence = self._divergence(batch)
@@ -55,27 +57,16 @@ class PackedSft(Stepwise, SFTTrainer):  # type: ignore[misc]
         self._hidden = output.last_hidden_state
 
     def _divergence(self, batch: Batch) -> torch.Tensor:
-        """Sum over the scored tokens of KL(teacher || student) of the next token."""
-        from trl.trainer.distillation_trainer import _chunked_divergence_loss
-
-        inputs = {name: value for name, value in model_inputs(batch).items() if name != "shift_labels"}
+        """Sum over the scored tokens of KL(teacher || student) of the next token, at the temperature."""
+        places = batch["scored"]
         with torch.no_grad():
-            known = self.teacher.base_model(**inputs, use_cache=False).last_hidden_state
-        student, teacher = self.model.get_output_embeddings(), self.teacher.get_output_embeddings()
-        cap = "final_logit_softcapping"
-        loss, _, _ = _chunked_divergence_loss(
-            self._hidden,
-            known,
-            student.weight,
-            teacher.weight,
-            batch["shift_labels"] >= 0,
-            beta=0.0,
-            num_items_in_batch=1,
-            student_final_logit_softcapping=getattr(self.model.config.get_text_config(), cap, None),
-            teacher_final_logit_softcapping=getattr(self.teacher.config.get_text_config(), cap, None),
-            temperature=self.distil.temperature,
-        )
-        return loss
+            known = self.teacher.base_model(**model_inputs(batch), use_cache=False).last_hidden_state[0, places]
+        student, teacher = head_weights(self.model), head_weights(self.teacher)
+        divergences, _ = ChunkedDivergenceFunction.apply(
+            self._hidden[0, places], *student, known, *teacher, 0.0, self.distil.temperature,
+            logit_scale(self.model), softcap(self.model), logit_scale(self.teacher), softcap(self.teacher),
+        )  # fmt: skip
+        return divergences.sum()
 
 
 def train(work: Work, say: Say, *, skip: int = 0, minutes: float | None = None) -> bool:
@@ -83,13 +74,12 @@ def train(work: Work, say: Say, *, skip: int = 0, minutes: float | None = None) 
     settings, stage = work.settings, work.settings.stage
     assert isinstance(stage, SftStage)
     model = load(settings, work.template.tokenizer)
+    add_scoring_head(model)
     if settings.lora.enabled:
         model = add_adapters(model, settings)
     args = arguments(work, SFTConfig, skip=skip, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None)
     with quiet_trl():
-        trainer = PackedSft(
-            model=model, args=args, train_dataset=_rows(work), processing_class=work.template.tokenizer
-        )
+        trainer = PackedSft(model=model, args=args, train_dataset=_rows(work), processing_class=work.template.tokenizer)
     if stage.teacher.path:
         trainer.learn_from(_teacher(settings, work, stage.teacher), stage.teacher)
     if wants_compile(settings, int(work.plan.tokens.mean() * settings.batch * work.plan.steps)):

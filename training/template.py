@@ -40,7 +40,9 @@ class Template:
                 "(chatml and gemma are shipped)"
             ]
         if not self.end_ids:
-            return [f"model={name}: its tokenizer has no end token; name the one that ends a turn with model.end_token=TOKEN"]
+            return [
+                f"model={name}: its tokenizer has no end token; name the one that ends a turn with model.end_token=TOKEN"
+            ]
         plain, asked = self.render(_PROBE[:1], ask=False), self.render(_PROBE[:1], ask=True)
         if plain == asked:
             return [
@@ -123,7 +125,9 @@ def load_tokenizer(model: ModelSource) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.path, revision=model.revision)
     except (OSError, ValueError) as error:
-        raise TrainingError(f"model={model.name}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise TrainingError(
+            f"model={model.name}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
     if model.chat_template is not None:
         tokenizer.chat_template = model.chat_template
     if model.end_token is not None:

@@ -107,7 +107,7 @@ class Stepwise:
     def _count(self, batch: Batch) -> None:
         lengths = np.diff(batch["cu_seq_lens_q"].numpy(force=True))
         if len(batch["index"]):
-            self._flops += self.cost.of(lengths, int((batch["shift_labels"] >= 0).sum()))
+            self._flops += self.cost.of(lengths, len(batch["scored"]))
 
     def _to_device(self, batch: Batch) -> Batch:
         device = self.accelerator.device
@@ -163,15 +163,15 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 
 
 def token_logps(model: Any, batch: Batch) -> torch.Tensor:
-    """log p of each scored next token, (T,) float32; zero where nothing is scored. Needs TRL's fused head on the model."""
-    logps: torch.Tensor = model(**model_inputs(batch), fused_lm_head=True).log_probs
-    return logps[0].float()
+    """log p of each scored token, (N,) float32. Needs `add_scoring_head` on the model."""
+    logps: torch.Tensor = model(**model_inputs(batch), scored=batch["scored"], targets=batch["targets"])["logps"]
+    return logps.float()
 
 
 def per_document(values: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Sums of (T,) values over each document, (D,)."""
-    count = len(batch["cu_seq_lens_q"]) - 1
-    return torch.zeros(count, device=values.device, dtype=values.dtype).index_add_(0, batch["document"], values)
+    """Sums of (N,) values over each document's scored tokens, (D,)."""
+    zeros = torch.zeros(len(batch["example"]), device=values.device, dtype=values.dtype)
+    return zeros.index_add_(0, batch["document"], values)
 
 
 @contextlib.contextmanager

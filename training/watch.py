@@ -25,7 +25,9 @@ _LOOK_EVERY = 5  # steps between looks at the clock, which the processes must ta
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Writes `metrics.jsonl` (one process does), decides when to save and when to stop."""
 
-    def __init__(self, settings: TrainSettings, trainer: Any, say: Callable[[str], None], minutes: float | None) -> None:
+    def __init__(
+        self, settings: TrainSettings, trainer: Any, say: Callable[[str], None], minutes: float | None
+    ) -> None:
         self.settings, self.trainer, self.say, self.minutes = settings, trainer, say, minutes
         self.metrics = Path(settings.out) / "metrics.jsonl"
         self.started = self.saved = time.monotonic()
@@ -70,7 +72,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         every = self.settings.eval.every
-        if self.trainer.held_out_batches and every and state.global_step % every == 0 != state.max_steps - state.global_step:
+        if (
+            self.trainer.held_out_batches
+            and every
+            and state.global_step % every == 0 != state.max_steps - state.global_step
+        ):
             self.trainer.log(self.trainer.evaluate_held_out(self.trainer.model_wrapped))
         if self.settings.save.every:
             control.should_save = state.global_step % self.settings.save.every == 0

@@ -16,13 +16,25 @@ import numpy as np
 
 from training.data import Prepared, held_out, prepare
 from training.errors import TrainingError
-from training.plan import Part, Plan, spread
+from training.plan import Part, Plan, chunks
 from training.settings import Source, TrainSettings
 from training.template import Template
 
 Say = Callable[[str], None]
 # What may change between two invocations of the same training: where and how it runs, not what it computes.
-_FREE = ("launch", "save", "log_every", "report_to", "micro_tokens", "compile", "attention", "checkpointing", "eval", "out", "run")
+_FREE = (
+    "launch",
+    "save",
+    "log_every",
+    "report_to",
+    "micro_tokens",
+    "compile",
+    "attention",
+    "checkpointing",
+    "eval",
+    "out",
+    "run",
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class Work:
     plan: Plan
     scored: np.ndarray
     held_data: Any
+    held_digest: str
     held: np.ndarray
 
     @property
@@ -69,9 +82,10 @@ def open_work(settings: TrainSettings, say: Say) -> Work:
     out = held_out(columns["key"], settings.eval.share)
     if out.all():
         raise TrainingError(f"eval.share={settings.eval.share}: leaves no prompt to train on")
-    held_data, held = data, np.flatnonzero(out)
+    held_data, held, held_digest = data, np.flatnonzero(out), ""
     if settings.eval.path:
-        held_data = prepare(settings, Source(path=settings.eval.path), template, say, "eval.path").load()
+        apart = prepare(settings, Source(path=settings.eval.path), template, say, "eval.path")
+        held_data, held_digest = apart.load(), apart.digest
         held = np.arange(len(held_data))
         out = np.isin(columns["key"], held_data.with_format("numpy")["key"])  # a prompt is on one side only
         if out.all():
@@ -80,7 +94,7 @@ def open_work(settings: TrainSettings, say: Say) -> Work:
         columns["tokens"], parts, batch=settings.batch, epochs=settings.epochs, steps=settings.steps,
         seed=settings.seed, keep=~out,
     )  # fmt: skip
-    return Work(settings, template, prepared, data, plan, columns["scored"], held_data, held)
+    return Work(settings, template, prepared, data, plan, columns["scored"], held_data, held_digest, held)
 
 
 # ---- what was done before
@@ -213,8 +227,12 @@ def fit(
     )  # fmt: skip
     held_rows = numeric(work.held_data)
     held_tokens = np.asarray(work.held_data.with_format("numpy")["tokens"])[work.held]
-    shares = spread(held_tokens, accelerator.num_processes, capacity)[accelerator.process_index]
-    held = [micro_batch(held_rows, work.held[places], filler, held_reference) for places in shares] if len(work.held) else []
+    shares = chunks(held_tokens, accelerator.num_processes, capacity)[accelerator.process_index]
+    held = (
+        [micro_batch(held_rows, work.held[places], filler, held_reference) for places in shares]
+        if len(work.held)
+        else []
+    )
     trainer.set_steps(steps, held, work.data["where"])
     watch = Watch(work.settings, trainer, say, minutes)
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):

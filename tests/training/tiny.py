@@ -11,7 +11,9 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-TEXTS = [f"What is {a} plus {b}? It is {a + b}. Think again: yes, I am sure, or so." for a in range(9) for b in range(9)]
+TEXTS = [
+    f"What is {a} plus {b}? It is {a + b}. Think again: yes, I am sure, or so." for a in range(9) for b in range(9)
+]
 
 
 def make_tokenizer(folder: Path, template: str | None = CHATML, **names: Any) -> Any:
@@ -23,7 +25,10 @@ def make_tokenizer(folder: Path, template: str | None = CHATML, **names: Any) ->
     inner.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     inner.train_from_iterator(TEXTS, trainer)
     named = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", **names}
@@ -59,7 +64,10 @@ def sft_rows(count: int = 48) -> list[dict[str, Any]]:
     return [
         {
             "id": f"s{n}",
-            "messages": [turn("user", f"What is {n} plus {n % 7}?"), turn("assistant", f"It is {n + n % 7}." + " Yes." * (n % 4))],
+            "messages": [
+                turn("user", f"What is {n} plus {n % 7}?"),
+                turn("assistant", f"It is {n + n % 7}." + " Yes." * (n % 4)),
+            ],
         }
         for n in range(count)
     ]

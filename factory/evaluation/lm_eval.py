@@ -30,8 +30,6 @@ from factory.settings import Endpoint, OpenAIEngine
 from factory.sources import Item, Source
 
 PROGRAM = "lm_eval"
-# Of a sample's numbers, those that describe it and do not measure.
-_NOT_MEASURES = frozenset({"doc_id"})
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "ter", "brier")
 
 
@@ -216,9 +214,5 @@ def _sample_id(row: Mapping[str, Any]) -> str:
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """A sample's measures: its numbers and truths."""
-    return {
-        name: float(value)
-        for name, value in row.items()
-        if isinstance(value, int | float) and name not in _NOT_MEASURES
-    }
+    """A sample's measures, as far as they are numbers (what is a pair for a weighted mean is left to the harness)."""
+    return {name: float(row[name]) for name in row["metrics"] if isinstance(row.get(name), int | float)}

@@ -29,15 +29,17 @@ Result = TypeVar("Result")
 COMMANDS = {
     "generate": ("KEY=VALUE ...", "make records, score them, keep the good ones"),
     "export": ("KEY=VALUE ...", "write a run's records for a trainer"),
+    "train": ("KEY=VALUE ...", "train a model on them: stage=sft, reward, dpo, rpo or merge"),
     "evaluate": ("KEY=VALUE ...", "measure what a model can do, or compare two"),
     "report": ("run=NAME", "draw a run's report again"),
     "explain": ("RECORD_ID", "tell one record's whole story"),
     "doctor": ("", "say what this machine can do, and how to mend what it cannot"),
 }
-_CONFIGURED = ("generate", "export", "evaluate")
+_CONFIGURED = ("generate", "export", "train", "evaluate")
 _HEAVY = {
     "generate": ("factory.plan", "factory.generate", "uvloop"),
     "export": ("factory.export", "pyarrow.json"),
+    "train": ("factory.train", "training.settings"),
     "evaluate": ("factory.evaluation.plan", "factory.evaluation.run", "uvloop"),
 }
 _HELP = ("--help", "-h")
@@ -119,7 +121,7 @@ def _overview() -> str:
     return (
         f"A factory for post-training data.\n\npython -m factory COMMAND ...\n{commands}\n\n"
         f"  tasks     {names('task')}\n  models    {names('model')}\n  engines   {names('engine')}\n"
-        f"  scorers   {names('scorer')}\n  suites    {names('suite')}\n\n"
+        f"  scorers   {names('scorer')}\n  stages    {names('stage')}\n  suites    {names('suite')}\n\n"
         "python -m factory COMMAND --help tells its keys. The first thing to try: python -m factory generate task=code"
     )
 
@@ -129,7 +131,7 @@ def _overview() -> str:
 
 def _compose_and_run(command: str, overrides: list[str]) -> int:
     composed, problems = _compose_beside(command, overrides, _HEAVY[command])
-    return _run(command, composed, problems)
+    return _run(command, composed, problems, overrides)
 
 
 def _compose_beside(command: str, overrides: list[str], modules: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -192,7 +194,7 @@ def _through_hydra(command: str, words: list[str]) -> int:
         if arguments.multirun:
             _name_run(command, config)
         try:
-            statuses.append(_run(command, resolve(config, []), []))
+            statuses.append(_run(command, resolve(config, []), [], overrides))
         except UserError as error:  # this run's end, not the sweep's
             _complain(error)
             statuses.append(error.status)
@@ -217,14 +219,26 @@ def _name_run(command: str, config: DictConfig) -> None:
     }
     own = [word.lstrip("+") for word in HydraConfig.get().overrides.task if word.lstrip("+").split("=")[0] in swept]
     if command != "export" and not {"run", "out"} & {word.lstrip("+").split("=")[0] for word in words}:
-        first = [config.task.name] if command == "generate" else [config.suite.name, config.model.name]
+        first = {
+            "generate": lambda: [config.task.name],
+            "train": lambda: [config.stage.name],
+            "evaluate": lambda: [config.suite.name, config.model.name],
+        }[command]()
         config.run = re.sub(r"[^\w.=,+@-]+", "_", "-".join([*first, *own]))
 
 
-def _run(command: str, composed: dict[str, Any], problems: list[str]) -> int:
+def _run(command: str, composed: dict[str, Any], problems: list[str], words: Sequence[str]) -> int:
     gc.enable()
+    if command == "train":
+        return _train(composed, problems, words)
     run = {"generate": _generate, "export": _export, "evaluate": _evaluate}
     return run[command](composed, problems)
+
+
+def _train(composed: dict[str, Any], problems: list[str], words: Sequence[str]) -> int:
+    from factory.train import train
+
+    return train(composed, problems, words, lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def _generate(composed: dict[str, Any], problems: list[str]) -> int:

@@ -30,6 +30,7 @@ LAYERS = [
         "report",
         "explain",
         "progress",
+        "train",
         "engine_room",
         "endpoint",
         "evaluation",

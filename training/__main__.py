@@ -29,12 +29,15 @@ def main(words: Sequence[str]) -> int:
         if first:
             print(text, file=sys.stderr, flush=True)
 
-    from training.work import open_work
+    from training.work import claim, open_work
 
     try:
         work = open_work(settings, say)
+        if "RANK" not in os.environ and claim(work):
+            say(f"{settings.out}/model is there already")
+            return 0
         stage = importlib.import_module(f"training.{settings.stage.name}")
-        done = stage.train(work, say, skip=config.get("skip", 0), minutes=config.get("minutes"))
+        done = stage.train(work, say, skip=config["skip"])
     except TrainingError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)

@@ -15,7 +15,7 @@ from training.template import PREFERENCE, SCORED
 Batch = dict[str, Any]
 
 
-def collate(examples: Sequence[Mapping[str, Any]], indices: Sequence[int], filler: int) -> Batch:
+def collate(examples: Sequence[Mapping[str, Any]], indices: Sequence[int] | np.ndarray, filler: int) -> Batch:
     """One micro-batch of T tokens in D documents of E examples.
 
     - `input_ids`, `position_ids` (1, T)

@@ -15,7 +15,7 @@ from training.memory import capacity
 from training.models import add_adapters, compile_layers, load, wants_compile
 from training.preference import chosen_nll, score, summarise_pairs, tally_pairs
 from training.reference import reference_logps
-from training.settings import DpoStage
+from training.settings import DpoStage, RpoStage
 from training.trainer import Stepwise, quiet_trl
 from training.work import Say, Work, arguments, fit
 
@@ -70,14 +70,15 @@ class PackedDpo(Stepwise, DPOTrainer):  # type: ignore[misc]
         return {"loss": loss, "preference_loss": preference, "nll": nll, **summarise_pairs(sums)}
 
 
-def train(work: Work, say: Say, *, skip: int = 0, minutes: float | None = None) -> bool:
+def train(work: Work, say: Say, *, skip: int = 0) -> bool:
     """Train to the end of the plan. Returns False where it was stopped before."""
-    return train_pairs(PackedDpo, work, say, minutes)
+    return train_pairs(PackedDpo, work, say)
 
 
-def train_pairs(kind: Any, work: Work, say: Say, minutes: float | None) -> bool:
+def train_pairs(kind: Any, work: Work, say: Say) -> bool:
     """What DPO and RPO do alike: the reference is the model that they start from, fresh each time."""
     settings, stage = work.settings, work.settings.stage
+    assert isinstance(stage, DpoStage | RpoStage)
     model = load(settings, work.template.tokenizer)
     add_scoring_head(model)
     if settings.lora.enabled:
@@ -110,4 +111,4 @@ def train_pairs(kind: Any, work: Work, say: Say, minutes: float | None) -> bool:
     known = reference(work.data, work.digest)
     held = known if work.held_data is work.data else reference(work.held_data, work.held_digest)
     trainer.ref_model = None
-    return fit(trainer, work, say, capacity=fits, reference=known, held_reference=held, minutes=minutes)
+    return fit(trainer, work, say, capacity=fits, reference=known, held_reference=held)

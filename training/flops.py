@@ -56,4 +56,4 @@ class Cost:
 
     def of(self, lengths: np.ndarray, scored: int) -> float:
         squares = float((lengths.astype(np.float64) ** 2).sum())
-        return self._token * float(lengths.sum()) + self._scored * scored + self._attention * squares
+        return float(self._token * lengths.sum() + self._scored * scored + self._attention * squares)

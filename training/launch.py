@@ -61,14 +61,22 @@ def command(launch: Launch, processes: int, module: Sequence[str]) -> list[str]:
     return [*python, "--module", *module]
 
 
-def run(settings: TrainSettings, config: Path, say: Callable[[str], None], extra: Sequence[str] = ()) -> int:
-    """Run the stage whose settings lie in `config`; returns its exit status. One process runs in this one's place."""
+def run(settings: TrainSettings, config: Path, say: Callable[[str], None]) -> int:
+    """Run the stage whose settings lie in `config`; returns its exit status.
+
+    One process is this one. For several, data are read and checked here before any of them starts.
+    """
     processes = processes_here(settings.launch)
-    module = ["training", str(config), *extra]
+    module = ["training", str(config)]
     if processes == 1 and settings.launch.nodes == 1 and settings.launch.strategy == "ddp":
         from training.__main__ import main
 
         return main(module[1:])
+    from training.work import claim, open_work
+
+    if claim(open_work(settings, say)):
+        say(f"{settings.out}/model is there already")
+        return 0
     words = command(settings.launch, processes, module)
     say(f"runs  {shlex.join(words)}")
     child = subprocess.Popen(words, env=environment(processes))
@@ -109,6 +117,19 @@ def strategy_arguments(settings: TrainSettings) -> dict[str, Any]:
     if strategy.startswith("zero"):
         return {"deepspeed": _zero(settings, int(strategy[-1]))}
     return {}
+
+
+def refine(arguments: Any) -> None:
+    """Under FSDP, reduce gradients and hand results over in float32: bfloat16, which is taken for granted, rounds
+    summed log-probabilities to three digits."""
+    if not arguments.fsdp or not arguments.bf16:
+        return
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    arguments.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+    )
 
 
 def _zero(settings: TrainSettings, stage: int) -> dict[str, Any]:

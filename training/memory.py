@@ -71,7 +71,7 @@ def _peak(trainer: Any, tokens: int) -> int:
     peak = torch.cuda.max_memory_allocated() - before
     gradients = sum(p.grad.numel() * p.grad.element_size() for p in trainer.model.parameters() if p.grad is not None)
     trainer.model.zero_grad(set_to_none=True)
-    return peak - gradients
+    return int(peak - gradients)
 
 
 def _probe(tokens: int) -> Batch:

@@ -57,7 +57,6 @@ def reference_logps(
     return np.load(file, allow_pickle=False), starts
 
 
-@torch.no_grad()
 def _compute(trainer: Any, model: Any, data: Any, starts: np.ndarray, capacity: int, *, mask_end: bool) -> np.ndarray:
     accelerator = trainer.accelerator
     rows, filler = numeric(data), trainer.processing_class.pad_token_id
@@ -67,7 +66,7 @@ def _compute(trainer: Any, model: Any, data: Any, starts: np.ndarray, capacity: 
     values = torch.zeros(int(starts[-1]), dtype=torch.float64, device=accelerator.device)
     for places in chunks(tokens, accelerator.num_processes, capacity)[accelerator.process_index]:
         batch = trainer._to_device(micro_batch(rows, places, filler))
-        with trainer.compute_loss_context_manager(), accelerator.autocast():
+        with torch.no_grad(), trainer.compute_loss_context_manager(), accelerator.autocast():
             found = preference_logps(token_logps(model, batch), batch, mask_end=mask_end)
         where = np.concatenate([np.arange(starts[place], starts[place + 1]) for place in places] or [np.zeros(0)])
         values[torch.from_numpy(where.astype(np.int64))] = found.double()

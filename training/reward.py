@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -73,7 +73,7 @@ class PackedReward(Stepwise, RewardTrainer):  # type: ignore[misc]
     """One prompt's answers lie in one micro-batch, so all their pairs are compared."""
 
     stage: RewardStage
-    weights: torch.Tensor | None = None
+    weights: torch.Tensor
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset  # tokenised already
@@ -110,10 +110,9 @@ class PackedReward(Stepwise, RewardTrainer):  # type: ignore[misc]
     def _graded(self, values: torch.Tensor, targets: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
         targets = targets if targets.numel() else values.new_zeros(0, values.shape[-1])
         losses = regression_loss(values, targets)
-        rewards = values @ self.weights.to(values)  # type: ignore[union-attr]
-        known = (targets.nan_to_num() @ self.weights.to(values)).masked_fill(
-            ~torch.isfinite(targets).all(-1), torch.nan
-        )  # type: ignore[union-attr]
+        weights = self.weights.to(values)
+        rewards = values @ weights
+        known = (targets.nan_to_num() @ weights).masked_fill(~torch.isfinite(targets).all(-1), torch.nan)
         _, right = pairwise_loss(rewards, known, example)
         self._tally_pairs(right, rewards)
         per_example = values.new_zeros(int(example.max()) + 1 if len(example) else 0).index_add(0, example, losses)
@@ -160,11 +159,11 @@ class PackedReward(Stepwise, RewardTrainer):  # type: ignore[misc]
         return {"objective": self.stage.objective, "attributes": dict(self.stage.attributes), **held}
 
 
-def train(work: Work, say: Say, *, skip: int = 0, minutes: float | None = None) -> bool:
+def train(work: Work, say: Say, *, skip: int = 0) -> bool:
     """Train to the end of the plan. Returns False where it was stopped before."""
     settings, stage = work.settings, work.settings.stage
     assert isinstance(stage, RewardStage)
-    stage = stage.model_copy(update={"objective": stage.objective or _objective(work)})
+    stage = stage.model_copy(update={"objective": _objective(work, stage)})
     labels = len(stage.attributes) if stage.objective == "regression" else 1
     torch.manual_seed(settings.seed)  # the head begins at random
     with quiet_trl():
@@ -181,18 +180,22 @@ def train(work: Work, say: Say, *, skip: int = 0, minutes: float | None = None) 
             model=model, args=args, train_dataset=work.data, processing_class=work.template.tokenizer
         )
     trainer.stage, trainer.calibration = stage, []
-    trainer.weights = torch.tensor(list(stage.attributes.values())) if stage.objective == "regression" else None
+    trainer.weights = torch.tensor(list(stage.attributes.values()) or [1.0])
     if wants_compile(settings, int(work.plan.tokens.mean() * settings.batch * work.plan.steps)):
         compile_layers(trainer.model)
-    return fit(trainer, work, say, capacity=capacity(trainer, settings, work.longest, say), minutes=minutes)
+    return fit(trainer, work, say, capacity=capacity(trainer, settings, work.longest, say))
 
 
-def _objective(work: Work) -> str:
-    """Regression where each answer has as many numbers as there are attributes; a comparison else."""
+def _objective(work: Work, stage: RewardStage) -> Literal["pairwise", "regression"]:
+    """What is asked for; else regression where each answer has a grade for each attribute, comparison where one number."""
     first = work.data[0]
-    graded = len(first["rewards"]) == len(first["lengths"]) * len(work.settings.stage.attributes)  # type: ignore[union-attr]
-    if graded and len(work.settings.stage.attributes) > 1:  # type: ignore[union-attr]
-        return "regression"
-    if len(first["rewards"]) != len(first["lengths"]):
-        raise TrainingError("stage.attributes: the data grades other attributes than these")
-    return "pairwise"
+    each = len(first["rewards"]) / len(first["lengths"])
+    if stage.objective == "pairwise" or (stage.objective is None and each == 1):
+        if each != 1:
+            raise TrainingError("stage.objective=pairwise: the data grades attributes; give rewards, ranks or pairs")
+        return "pairwise"
+    if each != len(stage.attributes) or not stage.attributes:
+        raise TrainingError(
+            f"stage.objective=regression: the data has {each:g} numbers an answer, stage.attributes {len(stage.attributes)}"
+        )
+    return "regression"

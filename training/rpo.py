@@ -138,6 +138,6 @@ def _grid(example: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
     return torch.where(valid, starts[:, None] + places, starts[:, None]), valid
 
 
-def train(work: Work, say: Say, *, skip: int = 0, minutes: float | None = None) -> bool:
+def train(work: Work, say: Say, *, skip: int = 0) -> bool:
     """Train to the end of the plan. Returns False where it was stopped before."""
-    return train_pairs(PackedRpo, work, say, minutes)
+    return train_pairs(PackedRpo, work, say)

@@ -44,6 +44,13 @@ class ModelSource(Frozen):
     end_token: str | None = None
 
 
+class Chat(Frozen):
+    """How conversations are written: a template's file or name, and the token that ends a turn; null: the model's own."""
+
+    template: str | None = None
+    end_token: str | None = None
+
+
 class Lora(Frozen):
     """Low-rank adapters in place of full training (Hu et al. 2021). `after` is the share of the steps trained in full first."""
 
@@ -169,6 +176,7 @@ class TrainSettings(Frozen):
     run: str
     out: str
     seed: int
+    minutes: float | None = Field(None, gt=0)
     model: ModelSource
     data: tuple[Source, ...]
     phases: tuple[Phase, ...] = ()
@@ -199,8 +207,10 @@ class TrainSettings(Frozen):
     def _fits(self) -> TrainSettings:
         if self.too_long == "cut" and self.stage.name != "sft":
             raise ValueError("too_long=cut would take an answer's end away; stage=sft only knows it")
-        if self.phases and self.stage.name != "sft":
-            raise ValueError("phases are for stage=sft")
+        if (self.phases or self.lora.after) and self.stage.name != "sft":
+            raise ValueError("phases and lora.after are for stage=sft")
+        if self.phases and self.lora.after:
+            raise ValueError("phases and lora.after each cut the training in parts; choose one of them")
         if len({phase.name for phase in self.phases}) < len(self.phases):
             raise ValueError("phases: two have the same name")
         return self

@@ -69,7 +69,7 @@ class PackedSft(Stepwise, SFTTrainer):  # type: ignore[misc]
         return divergences.sum()
 
 
-def train(work: Work, say: Say, *, skip: int = 0, minutes: float | None = None) -> bool:
+def train(work: Work, say: Say, *, skip: int = 0) -> bool:
     """Train one phase. `skip` steps of the plan were another phase's. Returns False where it was stopped."""
     settings, stage = work.settings, work.settings.stage
     assert isinstance(stage, SftStage)
@@ -85,7 +85,7 @@ def train(work: Work, say: Say, *, skip: int = 0, minutes: float | None = None) 
     if wants_compile(settings, int(work.plan.tokens.mean() * settings.batch * work.plan.steps)):
         compile_layers(trainer.model)
     fits = capacity(trainer, settings, work.longest, say)
-    return fit(trainer, work, say, capacity=fits, skip=skip, minutes=minutes)
+    return fit(trainer, work, say, capacity=fits, skip=skip)
 
 
 def _rows(work: Work) -> Any:

@@ -36,18 +36,18 @@ class Template:
         name, tokenizer = model.name, self.tokenizer
         if not tokenizer.chat_template:
             return [
-                f"model={name}: its tokenizer has no chat template; give one with model.chat_template=FILE "
+                f"model={name}: its tokenizer has no chat template; give one with chat.template=FILE "
                 "(chatml and gemma are shipped)"
             ]
         if not self.end_ids:
             return [
-                f"model={name}: its tokenizer has no end token; name the one that ends a turn with model.end_token=TOKEN"
+                f"model={name}: its tokenizer has no end token; name the one that ends a turn with chat.end_token=TOKEN"
             ]
         plain, asked = self.render(_PROBE[:1], ask=False), self.render(_PROBE[:1], ask=True)
         if plain == asked:
             return [
                 f"model={name}: its chat template has no generation prompt (add_generation_prompt changes nothing), so "
-                "an answer's beginning is unknown; give another with model.chat_template=FILE"
+                "an answer's beginning is unknown; give another with chat.template=FILE"
             ]
         try:
             self.encode([(_PROBE, 0)])
@@ -100,7 +100,7 @@ class Template:
             if not whole.startswith(before) or not whole.startswith(after):
                 raise RowError(
                     "the chat template writes earlier turns differently once others follow; train on the last turn "
-                    "only (stage.turns=last) or give another with model.chat_template=FILE"
+                    "only (stage.turns=last) or give another with chat.template=FILE"
                 )
             pieces += [(whole[done : len(before)], False), (whole[len(before) : len(after)], True)]
             done = len(after)
@@ -112,7 +112,7 @@ class Template:
             raise RowError(
                 "the chat template does not end an answer with the end token "
                 f"{self.tokenizer.convert_ids_to_tokens(sorted(self.end_ids))}, so the model would not learn to stop; "
-                "name the token that ends a turn with model.end_token=TOKEN"
+                "name the token that ends a turn with chat.end_token=TOKEN"
             )
         end = ends[-1]
         return [SCORED | PREFERENCE] * end + [SCORED] + [0] * (len(ids) - end - 1)
@@ -132,7 +132,7 @@ def load_tokenizer(model: ModelSource) -> Any:
         tokenizer.chat_template = model.chat_template
     if model.end_token is not None:
         if model.end_token not in tokenizer.get_vocab():
-            raise TrainingError(f"model.end_token={model.end_token}: the vocabulary of {model.name} has no such token")
+            raise TrainingError(f"chat.end_token={model.end_token}: the vocabulary of {model.name} has no such token")
         tokenizer.eos_token = model.end_token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

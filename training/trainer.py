@@ -138,14 +138,13 @@ class Stepwise:
 
     # ---- held-out examples
 
-    @torch.no_grad()
     def evaluate_held_out(self, model: Any) -> dict[str, float]:
         """Metrics on the held-out examples, the same on every process; `eval_` before each name."""
         window = time.perf_counter()
         model.eval()
         kept, self.tally = self.tally, Tally()
         for batch in self.held_out_batches:
-            with self.compute_loss_context_manager():  # type: ignore[attr-defined]
+            with torch.no_grad(), self.compute_loss_context_manager():  # type: ignore[attr-defined]
                 self.step_loss(model, self._to_device(batch), {"examples": 1, "scored": 1})
         sums = self.tally.take(self.accelerator)
         self.tally = kept

@@ -25,10 +25,8 @@ _LOOK_EVERY = 5  # steps between looks at the clock, which the processes must ta
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Writes `metrics.jsonl` (one process does), decides when to save and when to stop."""
 
-    def __init__(
-        self, settings: TrainSettings, trainer: Any, say: Callable[[str], None], minutes: float | None
-    ) -> None:
-        self.settings, self.trainer, self.say, self.minutes = settings, trainer, say, minutes
+    def __init__(self, settings: TrainSettings, trainer: Any, say: Callable[[str], None]) -> None:
+        self.settings, self.trainer, self.say = settings, trainer, say
         self.metrics = Path(settings.out) / "metrics.jsonl"
         self.started = self.saved = time.monotonic()
         self.asked = False  # to stop, by a signal
@@ -89,7 +87,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """The first process's clock and any process's signal decide for all."""
         now = time.monotonic()
         due = self.settings.save.every is None and now - self.saved > 60 * self.settings.save.minutes
-        late = self.minutes is not None and now - self.started > 60 * self.minutes
+        late = self.settings.minutes is not None and now - self.started > 60 * self.settings.minutes
         flags = torch.tensor([float(due), float(late or self.asked)], device=self.trainer.accelerator.device)
         if self.trainer.accelerator.num_processes > 1:
             flags = self.trainer.accelerator.reduce(flags, reduction="sum")

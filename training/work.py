@@ -34,6 +34,7 @@ _FREE = (
     "eval",
     "out",
     "run",
+    "minutes",
 )
 
 
@@ -164,13 +165,13 @@ def arguments(work: Work, kind: Any, *, skip: int = 0, **extra: Any) -> Any:
     """TRL's arguments for a stage. Batches, saving and evaluation are decided elsewhere; here is the optimiser."""
     import torch
 
-    from training.launch import strategy_arguments
+    from training.launch import refine, strategy_arguments
     from training.models import compute_dtype
 
     settings, optimizer = work.settings, work.settings.optimizer
     steps = work.plan.steps - skip
     pure = settings.precision == "pure_bf16"
-    return kind(
+    made = kind(
         output_dir=str(work.out / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=1,
@@ -200,6 +201,8 @@ def arguments(work: Work, kind: Any, *, skip: int = 0, **extra: Any) -> Any:
         **strategy_arguments(settings),
         **extra,
     )
+    refine(made)
+    return made
 
 
 def fit(
@@ -211,7 +214,6 @@ def fit(
     skip: int = 0,
     reference: tuple[np.ndarray, np.ndarray] | None = None,
     held_reference: tuple[np.ndarray, np.ndarray] | None = None,
-    minutes: float | None = None,
 ) -> bool:
     """Train from the newest checkpoint to the end and save the model; False where it was stopped before."""
     import transformers
@@ -234,7 +236,7 @@ def fit(
         else []
     )
     trainer.set_steps(steps, held, work.data["where"])
-    watch = Watch(work.settings, trainer, say, minutes)
+    watch = Watch(work.settings, trainer, say)
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(watch)

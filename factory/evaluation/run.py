@@ -16,10 +16,10 @@ from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
 from factory.evaluation.plan import EvaluationPlan
 from factory.evaluation.results import write_answers, write_results
 from factory.evaluation.suite import Role, Suite, metrics
-from factory.generate import timestamp, write_config
+from factory.generate import timestamp
 from factory.generators.base import Context, GeneratorSettings
 from factory.journal import Fate, Journal
-from factory.outputs import versions
+from factory.outputs import versions, write_config
 from factory.pipeline import Pipeline
 from factory.progress import Display
 from factory.records import Record

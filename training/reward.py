@@ -169,9 +169,9 @@ def train(work: Work, say: Say, *, skip: int = 0) -> bool:
     torch.manual_seed(settings.seed)  # the head begins at random
     with quiet_trl():
         model = load(settings, work.template.tokenizer, labels=labels)
-    if stage.objective == "regression":
-        model.config.id2label = dict(enumerate(stage.attributes))
-        model.config.label2id = {name: place for place, name in enumerate(stage.attributes)}
+    _pad_apart(work)
+    model.config.pad_token_id = work.template.tokenizer.pad_token_id
+    model.config.num_labels = 1  # TRL's trainer takes no other
     add_document_head(model)
     if settings.lora.enabled:
         model = add_adapters(model, settings)
@@ -180,11 +180,29 @@ def train(work: Work, say: Say, *, skip: int = 0) -> bool:
         trainer = PackedReward(
             model=model, args=args, train_dataset=work.data, processing_class=work.template.tokenizer
         )
+    if stage.objective == "regression":
+        model.config.num_labels = labels
+        model.config.id2label = dict(enumerate(stage.attributes))
+        model.config.label2id = {name: place for place, name in enumerate(stage.attributes)}
     trainer.stage, trainer.calibration = stage, []
     trainer.weights = torch.tensor(list(stage.attributes.values()) or [1.0])
     if wants_compile(settings, int(work.plan.tokens.mean() * settings.batch * work.plan.steps)):
         compile_layers(trainer.model)
     return fit(trainer, work, say, capacity=capacity(trainer, settings, work.longest, say))
+
+
+def _pad_apart(work: Work) -> None:
+    """Pad with another token than texts end with: transformers reads the head at the last token that is no padding."""
+    tokenizer, last = work.template.tokenizer, work.data[0]["ids"][-1]
+    if tokenizer.pad_token_id != last:
+        return
+    others = [token.content for place, token in tokenizer.added_tokens_decoder.items() if token.special and place != last]
+    if not others:
+        raise TrainingError(
+            f"model={work.settings.model.name}: its texts end with the only special token there is, {tokenizer.pad_token}, "
+            "which servers would take for padding; add another to the tokenizer"
+        )
+    tokenizer.pad_token = others[0]
 
 
 def _objective(work: Work, stage: RewardStage) -> Literal["pairwise", "regression"]:

@@ -291,6 +291,8 @@ def read_example(row: Row, settings: TrainSettings) -> Example:
     else:
         answers = [_turns(row, "chosen", "assistant"), _turns(row, "rejected", "assistant")]
         rewards = _pair_rewards(row, stage.name)
+    if any(answer[-1]["role"] != "assistant" for answer in answers):
+        raise RowError("the last turn of every answer must be the assistant's")
     conversations = [([*prompt, *answer], len(prompt)) for answer in answers]
     return Example(conversations, rewards, prompt_key(prompt), graded)
 

@@ -74,13 +74,16 @@ class Template:
     ) -> list[tuple[list[int], list[int]]]:
         """(token ids, masks) of each (messages, index of the first message whose answer is scored).
 
-        What a template writes after the last turn's end is left out, unless `whole`. Raises `RowError` where a template rewrites earlier turns or does not end an answer.
+        What a template writes after the last turn's end is left out. `whole` keeps it, and tokenises the text at once, as
+        a server does that is sent it: the mask says only where about the answers begin. Raises `RowError` where a
+        template rewrites earlier turns or does not end an answer.
         """
         pieces = [self._pieces(messages, first) for messages, first in conversations]
         texts = [text for conversation in pieces for text, _ in conversation]
-        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        encoded = self._tokens(texts)
+        at_once = self._tokens(["".join(text for text, _ in conversation) for conversation in pieces] if whole else [])
         found, place = [], 0
-        for conversation in pieces:
+        for number, conversation in enumerate(pieces):
             ids: list[int] = []
             mask: list[int] = []
             for _, is_answer in conversation:
@@ -88,13 +91,20 @@ class Template:
                 place += 1
                 ids += part
                 mask += self._answer_mask(part) if is_answer else [0] * len(part)
-            last = max((at for at, bits in enumerate(mask) if bits), default=-1)
-            end = len(ids) if whole else last + 1
-            found.append((ids[:end], mask[:end]))
+            scored = [at for at, bits in enumerate(mask) if bits]
+            if whole:
+                ids = at_once[number]
+                begin = min(scored[0], len(ids) - 1)
+                found.append((ids, [0] * begin + [SCORED] * (len(ids) - begin)))
+            else:
+                found.append((ids[: scored[-1] + 1], mask[: scored[-1] + 1]))
             bos = self.tokenizer.bos_token_id
             if bos is not None and bos not in self.end_ids and ids[:2] == [bos, bos]:
                 raise RowError("the chat template begins with two begin-of-text tokens")
         return found
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
     def _pieces(self, messages: Sequence[Message], first: int) -> list[tuple[str, bool]]:
         """The rendered text cut before and after each answer that is scored, so that no token lies across a cut."""

@@ -69,6 +69,11 @@ BAD_ROWS: dict[str, tuple[str, list[Mapping[str, Any]], tuple[str, ...]]] = {
         changed(pair_rows(5), 2, chosen=[turn("assistant", "")]),
         ("row 2", "chosen[0]: the answer is empty"),
     ),
+    "the chosen answer is the user's": (
+        "dpo",
+        changed(pair_rows(5), 2, chosen=[turn("user", "Well?")]),
+        ("row 2", "the last turn of every answer must be the assistant's"),
+    ),
     "the rejected answer is missing": ("dpo", changed(pair_rows(5), 0, rejected=None), ("row 0", "rejected: is empty")),
     "a reward is missing": (
         "rpo",

@@ -144,7 +144,7 @@ def test_6_every_document_has_something_to_score(tiny: Path, tmp_path: Path) -> 
             assert all(sum(bits & PREFERENCE for bits in document["mask"]) for document in row)
         assert (work.scored > 0).all()
     # Cut to where one token of the answer is left; one less, and it is refused.
-    rows = [{"messages": [turn("user", "Why?"), turn("assistant", "So. " * 60)]}] * 4
+    rows = [{"messages": [turn("user", "Why?"), turn("assistant", "So. " * 20)]}] * 4
     data = str(write_rows(tmp_path / "long.jsonl", rows))
     prompt = next(place for place, bits in enumerate(documents(work_for("sft", tiny, tmp_path, data=data))[0][0]["mask"]) if bits)
     assert work_for("sft", tiny, tmp_path, data=data, max_length=prompt + 1, too_long="cut").scored.tolist() == [1] * 4
@@ -174,9 +174,9 @@ def test_7_the_end_of_a_turn_is_learnt_but_is_no_preference(
 def test_8_the_prompt_is_a_prefix_where_a_merge_would_cross_the_border(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny_module, "TEXTS", [*tiny_module.TEXTS, *["a\n\nb"] * 200])
+    monkeypatch.setattr(tiny_module, "TEXTS", [*tiny_module.TEXTS, *["a\n\n\nb"] * 200])
     make_tokenizer(tmp_path / "model")
-    rows = [{"messages": [turn("user", "Why?"), turn("assistant", "\nBecause.")]}]
+    rows = [{"messages": [turn("user", "Why?"), turn("assistant", "\n\nBecause.")]}]
     work = work_for("sft", tmp_path / "model", tmp_path, data=str(write_rows(tmp_path / "rows.jsonl", rows)))
     template, messages = work.template, rows[0]["messages"]
     asked = template.tokenizer(template.render(messages[:1], ask=True))["input_ids"]
@@ -330,7 +330,8 @@ def test_14_a_lost_model_stops_the_run_with_step_and_rows(
     kept = [int(path.parent.name.rpartition("-")[2]) for path in work.out.glob("checkpoints/*/whole.json")]
     assert kept
     assert max(kept) < step  # of a lost model there is no checkpoint
-    assert all(math.isfinite(entry["loss"]) for entry in steps_of(work.out) if entry["step"] < step)
+    if log_every == 1:
+        assert [math.isfinite(entry["loss"]) for entry in steps_of(work.out)] == [True] * (step - 1)
 
 
 def test_14_a_model_that_is_lost_already_stops_at_once(tmp_path: Path) -> None:

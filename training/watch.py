@@ -74,7 +74,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             and every
             and state.global_step % every == 0 != state.max_steps - state.global_step
         ):
+            due = control.should_log  # a log takes it back, and the step's own would be lost
             self.trainer.log(self.trainer.evaluate_held_out(self.trainer.model_wrapped))
+            control.should_log = due
         if self.settings.save.every:
             control.should_save = state.global_step % self.settings.save.every == 0
         if state.global_step >= state.max_steps:

@@ -108,6 +108,7 @@ def add_adapters(model: PreTrainedModel, settings: TrainSettings) -> Any:
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type=kind
     )
+    torch.manual_seed(settings.seed)  # they begin at random, the same in every process
     try:
         return get_peft_model(model, config)
     except ValueError as error:

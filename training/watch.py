@@ -83,6 +83,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             control.should_save = False  # what is saved then is the model
         elif state.global_step % _LOOK_EVERY == 0 or self.trainer.accelerator.num_processes == 1:
             self._look(control)
+        control.should_log |= control.should_save  # or a run that goes on from there would leave steps unsaid
 
     def _look(self, control: Any) -> None:
         """The first process's clock and any process's signal decide for all."""

@@ -44,7 +44,8 @@ def main(words: Sequence[str]) -> int:
         return 2
     if not done:
         say("stopped; a checkpoint is kept, and the same command goes on from there")
-    return 0 if done else STOPPED
+    # One of several ends as all do: the first that failed would have the others killed.
+    return 0 if done or "RANK" in os.environ else STOPPED
 
 
 if __name__ == "__main__":

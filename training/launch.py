@@ -15,6 +15,7 @@ from training.errors import TrainingError
 from training.settings import Launch, TrainSettings
 
 STOPPED = 3  # exit status of a training that was stopped in good order, with a checkpoint
+STOP = "stop"  # a file in OUT that asks all its processes, on whatever node, to save a checkpoint and end
 
 
 def processes_here(launch: Launch) -> int:
@@ -51,7 +52,7 @@ def check(settings: TrainSettings) -> list[str]:
 
 def command(launch: Launch, processes: int, module: Sequence[str]) -> list[str]:
     """The command that runs `python -m MODULE` in every process of this node."""
-    python = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    python = [sys.executable, "-m", "training.processes", f"--nproc-per-node={processes}"]
     if launch.nodes > 1:
         rank = launch.node_rank if launch.node_rank is not None else int(os.environ["SLURM_NODEID"])
         python += [f"--nnodes={launch.nodes}", f"--node-rank={rank}", "--rdzv-backend=c10d"]
@@ -72,26 +73,33 @@ def run(settings: TrainSettings, config: Path, say: Callable[[str], None]) -> in
         from training.__main__ import main
 
         return main(module[1:])
-    from training.work import claim, open_work
+    from training.work import claim, done, open_work
 
     if claim(open_work(settings, say)):
         say(f"{settings.out}/model is there already")
         return 0
     words = command(settings.launch, processes, module)
     say(f"runs  {shlex.join(words)}")
-    child = subprocess.Popen(words, env=environment(processes))
-    # A signal to this process is one to all of them: they save a checkpoint and end.
-    handlers = {
-        number: signal.signal(number, lambda sent, frame: child.send_signal(sent)) for number in (signal.SIGTERM,)
-    }
-    handlers[signal.SIGINT] = signal.signal(signal.SIGINT, lambda sent, frame: None)  # the terminal tells them itself
+    out = Path(settings.out)
+    (out / STOP).unlink(missing_ok=True)
+    # A session of its own: the terminal's Ctrl-C reaches this process only.
+    child = subprocess.Popen(words, env=environment(processes), start_new_session=True)
+
+    def stop(number: int, frame: Any) -> None:
+        if (out / STOP).exists():  # twice is meant
+            child.send_signal(signal.SIGQUIT)
+        (out / STOP).touch()
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return child.wait()
+        status = child.wait()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if child.poll() is None:
-            child.terminate()
+            child.send_signal(signal.SIGQUIT)
+    (out / STOP).unlink(missing_ok=True)
+    return status or (0 if done(out) else STOPPED)
 
 
 def environment(processes: int) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from training.launch import STOP
 from training.settings import TrainSettings
 
 WHOLE = "whole.json"  # in a checkpoint: all of it was written
@@ -89,6 +90,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """The first process's clock and any process's signal decide for all."""
         now = time.monotonic()
         due = self.settings.save.every is None and now - self.saved > 60 * self.settings.save.minutes
+        if "RANK" in os.environ:  # one of several: `launch.py` asks all of them
+            self.asked |= (self.metrics.parent / STOP).exists()
         late = self.settings.minutes is not None and now - self.started > 60 * self.settings.minutes
         accelerator, flags = self.trainer.accelerator, [float(due), float(late or self.asked)]
         if accelerator.num_processes > 1:

@@ -131,10 +131,15 @@ def claim(work: Work) -> bool:
             raise TrainingError(
                 f"{work.out} holds a training with another {keys}. Choose another folder with run=NAME, or remove it"
             )
-        return (work.out / "manifest.json").exists()  # written last
+        return done(work.out)
     work.out.mkdir(parents=True, exist_ok=True)
     write_json(file, mine)
     return False
+
+
+def done(out: Path) -> bool:
+    """Whether a training came to its end: its manifest is written last."""
+    return (out / "manifest.json").exists()
 
 
 def _changed(before: Any, now: Any, prefix: str = "") -> set[str]:

@@ -23,6 +23,8 @@ def processes_here(launch: Launch) -> int:
     import torch
 
     there = torch.cuda.device_count()
+    if not there and launch.strategy != "ddp":
+        raise TrainingError(f"launch.strategy={launch.strategy}: this machine has no GPU; on CPUs it is ddp")
     if launch.gpus == "auto":
         return there or launch.cpu_processes
     if launch.gpus > there:

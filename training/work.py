@@ -280,7 +280,7 @@ def finish(trainer: Any, work: Work, facts: Mapping[str, Any]) -> None:
 
     accelerator, settings = trainer.accelerator, work.settings
     accelerator.wait_for_everyone()
-    state = accelerator.get_state_dict(trainer.model_wrapped, unwrap=False)
+    state = accelerator.get_state_dict(trainer.model_wrapped)
     if accelerator.is_main_process:
         model, state = merged(accelerator.unwrap_model(trainer.model_wrapped), state, work.out)
         kept = getattr(torch, _own_dtype(settings)) if settings.stage.name != "reward" else torch.float32

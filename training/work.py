@@ -318,11 +318,17 @@ def _own_dtype(settings: TrainSettings) -> str:
 
 def merged(model: Any, state: Mapping[str, Any], out: Path) -> tuple[Any, Mapping[str, Any]]:
     """A model and its weights without adapters; where there are some, they are kept beside it in `adapter/`."""
+    import torch
     from peft import PeftModel
 
     if not isinstance(model, PeftModel):
         return model, state
-    model.save_pretrained(out / "adapter", safe_serialization=True)
+    model.save_pretrained(out / "adapter", state_dict=dict(state), safe_serialization=True)
+    # Whole tensors in the place of FSDP's shards; what is one tensor under two names stays one.
+    fresh = {id(shard): torch.nn.Parameter(state[name], requires_grad=False) for name, shard in model.named_parameters()}
+    for name, shard in list(model.named_parameters(remove_duplicate=False)):
+        place, _, own = name.rpartition(".")
+        model.get_submodule(place)._parameters[own] = fresh[id(shard)]
     whole = model.merge_and_unload()
     return whole, whole.state_dict()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests.training.runs import losses, manifest, metrics, quiet, steps_of, train, trained, weights, work_for
 from tests.training.test_data import ATTRIBUTES, graded_rows
@@ -152,3 +154,45 @@ def test_what_a_machine_without_gpus_cannot_do_is_told() -> None:
     for strategy in ("fsdp2", "zero3"):  # accelerate would quietly take ddp
         with pytest.raises(TrainingError, match=f"launch.strategy={strategy}: this machine has no GPU"):
             launch.processes_here(Launch(strategy=strategy))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def one_of_one() -> Iterator[None]:
+    """A process group of this process, for what FSDP holds as shards."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_of_one")
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_adapters_are_merged_where_fsdp_holds_shards(stage: str, tiny: Path, tmp_path: Path) -> None:
+    import torch.distributed.checkpoint.state_dict as checkpointing
+    from torch.distributed.fsdp import fully_shard
+
+    from training.models import add_adapters, decoder_layers, load
+    from training.work import merged
+
+    work = work_for(stage, tiny, tmp_path, lora={"enabled": True}, precision="fp32")
+    model = add_adapters(load(work.settings, work.template.tokenizer, labels=1 if stage == "reward" else None), work.settings)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+    ids = torch.tensor([[5, 9, 30, 77, 140]])
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids).logits
+    for layer in decoder_layers(model):
+        fully_shard(layer)
+    fully_shard(model)
+    options = checkpointing.StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=True)
+    state = checkpointing.get_model_state_dict(model, options=options)  # as accelerate asks for it
+    whole, state = merged(model, state, tmp_path)
+    assert not any("lora" in name for name in state)
+    assert not any(isinstance(value, torch.distributed.tensor.DTensor) for value in state.values())
+    whole.save_pretrained(tmp_path / "model", state_dict=state)
+    with torch.no_grad():
+        kind = AutoModelForCausalLM if stage == "sft" else AutoModelForSequenceClassification
+        found = kind.from_pretrained(tmp_path / "model").eval()(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size > 1000

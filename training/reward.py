@@ -196,7 +196,9 @@ def _pad_apart(work: Work) -> None:
     tokenizer, last = work.template.tokenizer, work.data[0]["ids"][-1]
     if tokenizer.pad_token_id != last:
         return
-    others = [token.content for place, token in tokenizer.added_tokens_decoder.items() if token.special and place != last]
+    others = [
+        token.content for place, token in tokenizer.added_tokens_decoder.items() if token.special and place != last
+    ]
     if not others:
         raise TrainingError(
             f"model={work.settings.model.name}: its texts end with the only special token there is, {tokenizer.pad_token}, "

@@ -107,7 +107,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.saved = time.monotonic()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / WHOLE).write_text(json.dumps({"step": state.global_step}))
+            (folder / WHOLE).write_text(
+                json.dumps({"step": state.global_step, "strategy": self.settings.launch.strategy})
+            )
             self._forget_old(folder.parent)
 
     def _forget_old(self, folder: Path) -> None:

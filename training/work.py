@@ -162,6 +162,18 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
+def _same_strategy(checkpoint: Path, strategy: str) -> None:
+    """Raises `TrainingError` where the optimiser's state lies in another form, which Trainer would pass over in silence."""
+    from training.watch import WHOLE
+
+    before = json.loads((checkpoint / WHOLE).read_text())["strategy"]
+    if before != strategy:
+        raise TrainingError(
+            f"launch.strategy={strategy}: {checkpoint} was written with {before}; go on with that, on as many processes "
+            "as you like, or remove the folder's checkpoints"
+        )
+
+
 def write_json(file: Path, value: Any) -> None:
     """Whole or not at all."""
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
@@ -253,6 +265,7 @@ def fit(
     trainer.add_callback(watch)
     checkpoint = newest_checkpoint(work.out / "checkpoints")
     if checkpoint:
+        _same_strategy(checkpoint, work.settings.launch.strategy)
         say(f"going on from {checkpoint}")
     started = time.time()
     try:
@@ -325,7 +338,9 @@ def merged(model: Any, state: Mapping[str, Any], out: Path) -> tuple[Any, Mappin
         return model, state
     model.save_pretrained(out / "adapter", state_dict=dict(state), safe_serialization=True)
     # Whole tensors in the place of FSDP's shards; what is one tensor under two names stays one.
-    fresh = {id(shard): torch.nn.Parameter(state[name], requires_grad=False) for name, shard in model.named_parameters()}
+    fresh = {
+        id(shard): torch.nn.Parameter(state[name], requires_grad=False) for name, shard in model.named_parameters()
+    }
     for name, shard in list(model.named_parameters(remove_duplicate=False)):
         place, _, own = name.rpartition(".")
         model.get_submodule(place)._parameters[own] = fresh[id(shard)]

@@ -80,7 +80,11 @@ BAD_ROWS: dict[str, tuple[str, list[Mapping[str, Any]], tuple[str, ...]]] = {
         changed(pair_rows(5), 3, rejected_reward=None),
         ("row 3", "rejected_reward: is missing", "factory export fills them"),
     ),
-    "a reward is a word": ("rpo", changed(pair_rows(5), 3, chosen_reward="high"), ("row 3", "chosen_reward: is 'high'")),
+    "a reward is a word": (
+        "rpo",
+        changed(pair_rows(5), 3, chosen_reward="high"),
+        ("row 3", "chosen_reward: is 'high'"),
+    ),
     "a reward is true": ("rpo", changed(pair_rows(5), 3, chosen_reward=True), ("row 3", "chosen_reward: is True")),
     "rewards are fewer than answers": (
         "rpo",
@@ -137,7 +141,9 @@ def test_many_bad_rows_are_told_at_once_and_counted(tiny: Path, tmp_path: Path) 
     ],
 )
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_missing_columns_are_named(stage: str, lacking: str, remedy: str, kind: str, tiny: Path, tmp_path: Path) -> None:
+def test_missing_columns_are_named(
+    stage: str, lacking: str, remedy: str, kind: str, tiny: Path, tmp_path: Path
+) -> None:
     rows = [{name: value for name, value in row.items() if name != lacking} for row in pair_rows(3)]
     rows = [{**row, "prompt": "What?"} for row in rows] if stage != "sft" else [{"text": "a"}]
     file = tmp_path / f"rows.{kind}"
@@ -153,7 +159,9 @@ def test_missing_columns_are_named(stage: str, lacking: str, remedy: str, kind: 
     assert remedy in said
 
 
-def test_a_prompt_longer_than_the_limit_is_refused_whatever_is_done_with_long_answers(tiny: Path, tmp_path: Path) -> None:
+def test_a_prompt_longer_than_the_limit_is_refused_whatever_is_done_with_long_answers(
+    tiny: Path, tmp_path: Path
+) -> None:
     rows = changed(sft_rows(4), 2, messages=[turn("user", "Why? " * 80), turn("assistant", "So.")])
     file = write_rows(tmp_path / "long.jsonl", rows)
     for too_long in ("drop", "cut", "refuse"):
@@ -290,7 +298,9 @@ def test_the_mask_of_a_conversation_token_by_token(tiny: Path) -> None:
 
 
 def scored_texts(work: Work) -> list[str]:
-    return [spelt(work.template, **document, bit=SCORED).replace("·", "") for row in documents(work) for document in row]
+    return [
+        spelt(work.template, **document, bit=SCORED).replace("·", "") for row in documents(work) for document in row
+    ]
 
 
 @pytest.mark.parametrize(("turns", "expected"), [("all", "1.<|im_end|>2.<|im_end|>"), ("last", "2.<|im_end|>")])

@@ -109,12 +109,19 @@ def test_a_constant_gap_is_dpo_with_smoothed_labels_less_an_entropy(a: float, b:
 @quick
 @given(logps, logps, logps, logps, rewards, rewards, st.floats(-50, 50), st.sampled_from(DISTANCES))
 def test_shifted_rewards_and_swapped_pairs_change_nothing(
-    c: float, l: float, ref_c: float, ref_l: float, r_c: float, r_l: float, shift: float, distance: Distance  # noqa: E741
+    c: float,
+    r: float,
+    ref_c: float,
+    ref_r: float,
+    r_c: float,
+    r_l: float,
+    shift: float,
+    distance: Distance,
 ) -> None:
     scales: dict[str, Any] = {"beta": 0.1, "eta": 0.7, "distance": distance}
-    found = rpo_loss(*numbers(c, l, ref_c, ref_l), *numbers(r_c, r_l), **scales).item()
-    moved = rpo_loss(*numbers(c, l, ref_c, ref_l), *numbers(r_c + shift, r_l + shift), **scales).item()
-    swapped = rpo_loss(*numbers(l, c, ref_l, ref_c), *numbers(r_l, r_c), **scales).item()
+    found = rpo_loss(*numbers(c, r, ref_c, ref_r), *numbers(r_c, r_l), **scales).item()
+    moved = rpo_loss(*numbers(c, r, ref_c, ref_r), *numbers(r_c + shift, r_l + shift), **scales).item()
+    swapped = rpo_loss(*numbers(r, c, ref_r, ref_c), *numbers(r_l, r_c), **scales).item()
     assert moved == pytest.approx(found, abs=1e-9)
     assert swapped == pytest.approx(found, abs=1e-9)
     assert found >= -1e-12
@@ -130,9 +137,7 @@ def test_a_pair_without_rewards_has_no_loss(missing: float) -> None:
 # ---- K answers to a prompt
 
 prompts = st.integers(2, 5).flatmap(
-    lambda k: st.lists(
-        st.lists(st.tuples(st.floats(-40, 40), rewards), min_size=2, max_size=k), min_size=1, max_size=4
-    )
+    lambda k: st.lists(st.lists(st.tuples(st.floats(-40, 40), rewards), min_size=2, max_size=k), min_size=1, max_size=4)
 )
 
 
@@ -167,10 +172,16 @@ def test_rankings_equal_a_plain_reference(examples: list[list[tuple[float, float
 @quick
 @given(logps, logps, logps, logps, rewards, rewards, st.sampled_from(DISTANCES))
 def test_a_ranking_of_two_is_a_pair(
-    c: float, l: float, ref_c: float, ref_l: float, r_c: float, r_l: float, distance: Distance  # noqa: E741
+    c: float,
+    r: float,
+    ref_c: float,
+    ref_r: float,
+    r_c: float,
+    r_l: float,
+    distance: Distance,
 ) -> None:
-    pair = rpo_loss(*numbers(c, l, ref_c, ref_l), *numbers(r_c, r_l), beta=0.1, eta=0.7, distance=distance)
-    two = grid([[(c - ref_c, r_c), (l - ref_l, r_l)]])
+    pair = rpo_loss(*numbers(c, r, ref_c, ref_r), *numbers(r_c, r_l), beta=0.1, eta=0.7, distance=distance)
+    two = grid([[(c - ref_c, r_c), (r - ref_r, r_l)]])
     assert ranking_loss(*two, beta=0.1, eta=0.7, distance=distance).item() == pytest.approx(pair.item(), abs=1e-11)
 
 
@@ -190,9 +201,7 @@ def test_places_without_an_answer_get_no_gradient() -> None:
 
 @quick
 @given(
-    st.lists(
-        st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 3)), min_size=1, max_size=5), min_size=1, max_size=4
-    )
+    st.lists(st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 3)), min_size=1, max_size=5), min_size=1, max_size=4)
 )
 def test_pairwise_rewards_equal_brute_force(examples: list[list[tuple[float, int]]]) -> None:
     flat = [(reward, target, place) for place, example in enumerate(examples) for reward, target in example]

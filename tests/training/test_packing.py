@@ -58,7 +58,9 @@ def test_each_document_attends_to_itself_alone(
     )
     assert found.shape == (1, total, many, width)
     for start, end in pairwise(offsets.tolist()):
-        alone = [t[0, :, start:end] for t in (q, k.repeat_interleave(many // few, 1), v.repeat_interleave(many // few, 1))]
+        alone = [
+            t[0, :, start:end] for t in (q, k.repeat_interleave(many // few, 1), v.repeat_interleave(many // few, 1))
+        ]
         expected = eager(alone[0], alone[1], alone[2], scale or width**-0.5, window)
         torch.testing.assert_close(found[0, start:end].transpose(0, 1), expected)
 
@@ -68,8 +70,8 @@ def test_what_the_kernels_cannot_do_is_refused() -> None:
     for options in ({"softcap": 30.0}, {"dropout": 0.1}, {"s_aux": torch.zeros(2)}):
         with pytest.raises(TrainingError, match="attention="):
             documents_attention(torch.nn.Module(), q, q, q, None, **options)  # type: ignore[arg-type]
+    two = q.repeat(2, 1, 1, 1)
     with pytest.raises(TrainingError, match="one row"):
-        two = q.repeat(2, 1, 1, 1)
         documents_attention(torch.nn.Module(), two, two, two, None)
 
 
@@ -121,7 +123,9 @@ def test_other_families_score_as_they_do_alone(family: str, tmp_path: Path, monk
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     work = work_for("sft", tmp_path / "model", tmp_path)
     trainer, _ = trainer_of(work, monkeypatch)
-    batch = micro_batch(work.data.select_columns(["ids", "mask", "lengths", "rewards"]).with_format("numpy"), np.arange(3), 0)
+    batch = micro_batch(
+        work.data.select_columns(["ids", "mask", "lengths", "rewards"]).with_format("numpy"), np.arange(3), 0
+    )
     with torch.no_grad():
         logps = token_logps(trainer.model.eval(), batch)
     plain, docs = causal(tmp_path / "model"), documents(work)
@@ -133,7 +137,12 @@ def test_other_families_score_as_they_do_alone(family: str, tmp_path: Path, monk
 
 
 def test_nothing_is_scored_that_nothing_comes_before() -> None:
-    example = {"ids": np.array([5, 6, 7, 8]), "mask": np.array([3, 1, 3, 3]), "lengths": np.array([2, 2]), "rewards": []}
+    example = {
+        "ids": np.array([5, 6, 7, 8]),
+        "mask": np.array([3, 1, 3, 3]),
+        "lengths": np.array([2, 2]),
+        "rewards": [],
+    }
     batch = collate([example], [9], filler=0)
     assert batch["scored"].tolist() == [0, 2]
     assert batch["targets"].tolist() == [6, 8]
@@ -258,7 +267,9 @@ def test_examples_lie_in_one_micro_batch_each(tokens: np.ndarray, processes: int
     shares = share(tokens, processes, capacity)
     assert len(shares) == processes
     assert len({len(batches) for batches in shares}) == 1  # processes step together
-    assert sorted(int(place) for batches in shares for places in batches for place in places) == list(range(len(tokens)))
+    assert sorted(int(place) for batches in shares for places in batches for place in places) == list(
+        range(len(tokens))
+    )
     for batches in shares:
         for places in batches:
             assert tokens[places].sum() <= capacity or len(places) == 1

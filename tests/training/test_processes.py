@@ -116,7 +116,10 @@ def test_two_processes_stop_in_good_order_and_one_goes_on(tiny: Path, tmp_path: 
 def test_a_lost_model_ends_both_with_one_status_and_no_traceback(
     tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    wild: dict[str, Any] = {"optimizer": {"lr": 1e30, "schedule": "constant", "warmup": 0}, "launch": {"cpu_processes": 2}}
+    wild: dict[str, Any] = {
+        "optimizer": {"lr": 1e30, "schedule": "constant", "warmup": 0},
+        "launch": {"cpu_processes": 2},
+    }
     file = config("sft", tiny, tmp_path, **wild)
     settings = TrainSettings.model_validate(settings_for("sft", tiny, tmp_path, **wild))
     assert launch.run(settings, file, quiet) == 2
@@ -174,7 +177,9 @@ def test_adapters_are_merged_where_fsdp_holds_shards(stage: str, tiny: Path, tmp
     from training.work import merged
 
     work = work_for(stage, tiny, tmp_path, lora={"enabled": True}, precision="fp32")
-    model = add_adapters(load(work.settings, work.template.tokenizer, labels=1 if stage == "reward" else None), work.settings)
+    model = add_adapters(
+        load(work.settings, work.template.tokenizer, labels=1 if stage == "reward" else None), work.settings
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:

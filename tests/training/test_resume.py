@@ -16,6 +16,7 @@ import torch
 
 from tests.training.runs import losses, manifest, metrics, steps_of, train, trained, weights, work_for
 from tests.training.tiny import settings_for
+from training.errors import TrainingError
 from training.launch import STOPPED
 from training.phases import write_config
 from training.settings import TrainSettings
@@ -84,7 +85,9 @@ def stopped_after(step: int) -> Any:
     return say
 
 
-@pytest.mark.parametrize("change", [{"lora": {"enabled": True, "dropout": 0.1}}, {"stage": {"teacher": {"path": "TINY"}}}])
+@pytest.mark.parametrize(
+    "change", [{"lora": {"enabled": True, "dropout": 0.1}}, {"stage": {"teacher": {"path": "TINY"}}}]
+)
 def test_adapters_and_distillation_go_on_too(change: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
     if "stage" in change:
         change = {"stage": {"teacher": {"path": str(tiny)}}}
@@ -118,6 +121,16 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_and_removed(tiny: Path, tm
     (checkpoints / "checkpoint-8").mkdir()
     assert train(work_for("sft", tiny, tmp_path / "cut", **SAID))
     same(work.out, whole)
+
+
+def test_a_checkpoint_of_another_strategy_is_refused(tiny: Path, tmp_path: Path) -> None:
+    """Its optimiser lies in another form; Trainer would begin with a fresh one and say nothing."""
+    work = work_for("sft", tiny, tmp_path, **SAID)
+    assert not train(work, stopped_after(1))
+    mark = work.out / "checkpoints" / "checkpoint-2" / "whole.json"
+    mark.write_text(mark.read_text().replace("ddp", "fsdp2"))
+    with pytest.raises(TrainingError, match=r"launch\.strategy=ddp: .*checkpoint-2 was written with fsdp2"):
+        train(work_for("sft", tiny, tmp_path, **SAID))
 
 
 def test_a_line_of_metrics_that_was_cut_off_is_taken_out(tiny: Path, tmp_path: Path) -> None:
@@ -199,5 +212,3 @@ def test_time_asks_for_checkpoints_too(tiny: Path, tmp_path: Path) -> None:
 
     assert train(work, say)
     assert max(seen) >= 3
-
-

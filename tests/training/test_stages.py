@@ -15,7 +15,17 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.training.runs import (
-    causal, documents, losses, manifest, metrics, plain_logps, quiet, steps_of, train, trained, trainer_of, weights,
+    causal,
+    documents,
+    losses,
+    manifest,
+    metrics,
+    plain_logps,
+    quiet,
+    steps_of,
+    trained,
+    trainer_of,
+    weights,
     work_for,
 )  # fmt: skip
 from tests.training.test_data import ATTRIBUTES, changed, graded_rows
@@ -85,9 +95,7 @@ def test_rankings_are_learnt(tiny: Path, tmp_path: Path) -> None:
 
 def test_attributes_are_learnt(tiny: Path, tmp_path: Path) -> None:
     data = str(write_rows(tmp_path / "rows.jsonl", graded_rows(40)))
-    out = trained(
-        "reward", tiny, tmp_path, data=data, epochs=6, eval={"share": 0.2}, stage={"attributes": ATTRIBUTES}
-    )
+    out = trained("reward", tiny, tmp_path, data=data, epochs=6, eval={"share": 0.2}, stage={"attributes": ATTRIBUTES})
     said = manifest(out)
     assert said["objective"] == "regression"
     assert said["attributes"] == ATTRIBUTES
@@ -158,7 +166,10 @@ def test_a_reward_models_score_is_what_plain_transformers_reads(
     model = make_model(tmp_path / "model")
     make_tokenizer(model, TEMPLATES[template])
     rows = pair_rows(40)
-    rows = [{**row, "chosen": [turn("assistant", "\n\n" * (n % 2) + row["chosen"][0]["content"])]} for n, row in enumerate(rows)]
+    rows = [
+        {**row, "chosen": [turn("assistant", "\n\n" * (n % 2) + row["chosen"][0]["content"])]}
+        for n, row in enumerate(rows)
+    ]
     said: dict[str, Any] = {"data": str(write_rows(tmp_path / "rows.jsonl", rows)), "eval": {"share": 0.3}}
     out = trained("reward", model, tmp_path, **said, lora={"enabled": lora})
     work = work_for("reward", model, tmp_path, **said)

@@ -16,18 +16,34 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.training import test_merge, tiny as tiny_module
+from tests.training import test_merge
+from tests.training import tiny as tiny_module
 from tests.training.runs import (
-    causal, documents, losses, manifest, metrics, plain_logps, quiet, steps_of, train, trained, trainer_of, work_for,
+    causal,
+    documents,
+    manifest,
+    plain_logps,
+    steps_of,
+    train,
+    trained,
+    trainer_of,
+    work_for,
 )  # fmt: skip
 from tests.training.test_data import ATTRIBUTES, changed, graded_rows
 from tests.training.tiny import (
-    CHATML, make_model, make_tokenizer, pair_rows, ranking_rows, sft_rows, turn, write_rows,
+    CHATML,
+    make_model,
+    make_tokenizer,
+    pair_rows,
+    ranking_rows,
+    sft_rows,
+    turn,
+    write_rows,
 )  # fmt: skip
 from training.batches import Steps
 from training.errors import Diverged, TrainingError
-from training.settings import ModelSource, Nll, TrainSettings
-from training.template import PREFERENCE, SCORED, Template
+from training.settings import Nll
+from training.template import PREFERENCE, SCORED
 
 SHORT: dict[str, Any] = {"steps": 1, "batch": 4}
 
@@ -103,9 +119,7 @@ def test_4_there_is_one_begin_of_text(tmp_path: Path) -> None:
     begin = "<|endoftext|>"
     tokenizer = make_tokenizer(tmp_path / "model", "{{ bos_token }}" + CHATML, bos_token=begin)
     bos = tokenizer.bos_token_id
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{begin} $A", special_tokens=[(begin, bos)]
-    )
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, bos)])
     tokenizer.save_pretrained(tmp_path / "model")
     assert tokenizer("a")["input_ids"][0] == bos  # the tokenizer writes one, too
     for stage in ("sft", "dpo", "reward"):
@@ -124,7 +138,7 @@ def test_5_a_pair_that_would_lose_an_end_of_turn_is_dropped_and_counted(tiny: Pa
     said: dict[str, Any] = {"data": str(write_rows(tmp_path / "rows.jsonl", rows)), "max_length": 64}
     work = work_for("dpo", tiny, tmp_path, **said)
     assert work.prepared[0].dropped == {"longer than max_length": 2}
-    assert [name for name in work.data["where"]] == [f"p{n}" for n in range(12) if n not in (3, 7)]
+    assert list(work.data["where"]) == [f"p{n}" for n in range(12) if n not in (3, 7)]
     end = work.template.tokenizer.eos_token_id
     for row in documents(work):
         for document in row:
@@ -146,7 +160,9 @@ def test_6_every_document_has_something_to_score(tiny: Path, tmp_path: Path) -> 
     # Cut to where one token of the answer is left; one less, and it is refused.
     rows = [{"messages": [turn("user", "Why?"), turn("assistant", "So. " * 20)]}] * 4
     data = str(write_rows(tmp_path / "long.jsonl", rows))
-    prompt = next(place for place, bits in enumerate(documents(work_for("sft", tiny, tmp_path, data=data))[0][0]["mask"]) if bits)
+    prompt = next(
+        place for place, bits in enumerate(documents(work_for("sft", tiny, tmp_path, data=data))[0][0]["mask"]) if bits
+    )
     assert work_for("sft", tiny, tmp_path, data=data, max_length=prompt + 1, too_long="cut").scored.tolist() == [1] * 4
     with pytest.raises(TrainingError, match=f"its prompt has {prompt} tokens"):
         work_for("sft", tiny, tmp_path, data=data, max_length=prompt, too_long="cut")
@@ -160,7 +176,9 @@ def test_7_the_end_of_a_turn_is_learnt_but_is_no_preference(
     for row in documents(work):
         for document in row:
             scored = [token for token, bits in zip(document["ids"], document["mask"], strict=True) if bits & SCORED]
-            preferred = [token for token, bits in zip(document["ids"], document["mask"], strict=True) if bits & PREFERENCE]
+            preferred = [
+                token for token, bits in zip(document["ids"], document["mask"], strict=True) if bits & PREFERENCE
+            ]
             assert scored == [*preferred, end]
     model, docs = causal(tiny), documents(work)
     chosen = [docs[place][0] for place in work.plan.examples(0)]
@@ -184,14 +202,18 @@ def test_8_the_prompt_is_a_prefix_where_a_merge_would_cross_the_border(
     assert at_once[: len(asked)] != asked  # the newlines are one token
     document = documents(work)[0][0]
     assert document["ids"][: len(asked)] == asked
-    assert [bits > 0 for bits in document["mask"]] == [False] * len(asked) + [True] * (len(document["ids"]) - len(asked))
+    assert [bits > 0 for bits in document["mask"]] == [False] * len(asked) + [True] * (
+        len(document["ids"]) - len(asked)
+    )
     assert template.tokenizer.decode(document["ids"]) == template.render(messages, ask=False).rstrip("\n")
 
 
 def test_8_a_template_that_writes_the_prompt_anew_is_refused(tmp_path: Path) -> None:
     hides = CHATML.replace("message['content']", "(message['content'] if loop.last else message['content'][:2])")
     make_tokenizer(tmp_path / "model", hides)
-    rows = [{"messages": [turn("user", "Why?"), turn("assistant", "So."), turn("user", "Oh?"), turn("assistant", "Yes.")]}]
+    rows = [
+        {"messages": [turn("user", "Why?"), turn("assistant", "So."), turn("user", "Oh?"), turn("assistant", "Yes.")]}
+    ]
     with pytest.raises(TrainingError, match="writes earlier turns differently once others follow"):
         work_for("sft", tmp_path / "model", tmp_path, data=str(write_rows(tmp_path / "rows.jsonl", rows)))
 
@@ -279,7 +301,9 @@ def test_11_the_correlation_of_margin_and_length_is_logged(tiny: Path, tmp_path:
     margins, longer = [], []
     for place in work.held:
         ratios = [
-            (plain_logps(after, **document, bit=PREFERENCE) - plain_logps(before, **document, bit=PREFERENCE)).sum().item()
+            (plain_logps(after, **document, bit=PREFERENCE) - plain_logps(before, **document, bit=PREFERENCE))
+            .sum()
+            .item()
             for document in docs[int(place)]
         ]
         tokens = [sum(bits & SCORED for bits in document["mask"]) for document in docs[int(place)]]
@@ -294,7 +318,11 @@ def test_11_the_correlation_of_margin_and_length_is_logged(tiny: Path, tmp_path:
 def test_12_missing_rewards_fail_loudly(tiny: Path, tmp_path: Path) -> None:
     for stage, rows, said in (
         ("rpo", changed(pair_rows(4), 2, chosen_reward=None), "row 2: chosen_reward: is missing"),
-        ("rpo", changed(ranking_rows(4), 2, rewards=[1.0, None, 0.0, 0.0][: len(ranking_rows(4)[2]["rewards"])]), "row 2: rewards"),
+        (
+            "rpo",
+            changed(ranking_rows(4), 2, rewards=[1.0, None, 0.0, 0.0][: len(ranking_rows(4)[2]["rewards"])]),
+            "row 2: rewards",
+        ),
         ("reward", changed(ranking_rows(4), 1, rewards=None), "row 1: ranks"),
     ):
         file = write_rows(tmp_path / "rows.jsonl", rows)

@@ -108,9 +108,13 @@ def test_other_families_score_as_they_do_alone(family: str, tmp_path: Path, monk
     import transformers
 
     tokenizer = make_tokenizer(tmp_path / "model")
+    soft = {
+        "sliding_window": 8, "head_dim": 8, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 0.5,
+        "final_logit_softcapping": 2.0, "initializer_range": 0.3,
+    }  # fmt: skip
     kinds = {
         "mistral": (transformers.MistralConfig, {"sliding_window": 8}),
-        "gemma2": (transformers.Gemma2Config, {"sliding_window": 8, "head_dim": 8, "query_pre_attn_scalar": 8}),
+        "gemma2": (transformers.Gemma2Config, soft),
         "qwen2": (transformers.Qwen2Config, {}),
     }
     kind, own = kinds[family]
@@ -239,17 +243,17 @@ def test_another_seed_is_another_order() -> None:
 def test_weights_give_shares_within_one(kinds: list[tuple[int, float | None]], batch: int) -> None:
     ends = np.cumsum([size for size, _ in kinds])
     parts = [Part(int(end - size), int(end), weight) for end, (size, weight) in zip(ends, kinds, strict=True)]
-    plan = plan_of(np.ones(int(ends[-1]), int), batch, parts=parts)
+    plan = plan_of(np.ones(int(ends[-1]), int), batch, parts=parts, epochs=3)
     row = taken(plan)
-    counts = [sum(part.start <= index < part.end for index in row) for part in parts]
-    weighted = [(part.weight, count) for part, count in zip(parts, counts, strict=True) if part.weight is not None]
-    heaviest = max(weighted, default=(1.0, 0))
-    for part, count in zip(parts, counts, strict=True):
-        size = part.end - part.start
-        if part.weight is None:
-            assert count == size
-        else:
-            assert abs(count - heaviest[1] * part.weight / heaviest[0]) <= 1
+    epochs = [row[epoch * plan.epoch_size : (epoch + 1) * plan.epoch_size] for epoch in range(3)]
+    weighted = [(part.weight, part.end - part.start) for part in parts if part.weight is not None]
+    weight, size = max(weighted, default=(1.0, 0))  # the heaviest is taken once an epoch
+    for part in parts:
+        for epoch in epochs:
+            count = sum(part.start <= index < part.end for index in epoch)
+            wanted = part.end - part.start if part.weight is None else size * part.weight / weight
+            assert abs(count - wanted) <= (part.weight is not None)
+        # Over the epochs, too, no example comes twice more often than another.
         mine = Counter(index for index in row if part.start <= index < part.end)
         assert max(mine.values()) - min(mine.get(index, 0) for index in range(part.start, part.end)) <= 1
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from tests.training import tiny as tiny_module
 from tests.training.runs import (
     causal,
     documents,
@@ -163,6 +164,8 @@ TEMPLATES = {
 def test_a_reward_models_score_is_what_plain_transformers_reads(
     template: str, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Newlines that are one token, across the border of prompt and answer, too.
+    monkeypatch.setattr(tiny_module, "TEXTS", [*tiny_module.TEXTS, *["a\n\n\nb"] * 200])
     model = make_model(tmp_path / "model")
     make_tokenizer(model, TEMPLATES[template])
     rows = pair_rows(40)

@@ -84,7 +84,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             control.should_save = False  # what is saved then is the model
         elif state.global_step % _LOOK_EVERY == 0 or self.trainer.accelerator.num_processes == 1:
             self._look(control)
-        control.should_log |= control.should_save  # or a run that goes on from there would leave steps unsaid
+        # What is saved is logged before, and so checked; and a run that goes on from there leaves no step unsaid.
+        control.should_log |= control.should_save
 
     def _look(self, control: Any) -> None:
         """The first process's clock and any process's signal decide for all."""
@@ -102,7 +103,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.check_last_step()  # a checkpoint of a lost model is none
         self.trainer.accelerator.wait_for_everyone()
         self.saved = time.monotonic()
         if state.is_world_process_zero:

@@ -1,37 +1,19 @@
-"""The report's page: sections in the order in which one asks, put together with its style and script."""
+"""The report's page: sections in the order in which one asks."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from factory.report.charts import bar, duration, number, percent
+from factory.report.charts import duration, number, percent
 from factory.report.collect import Findings
+from factory.report.frame import document, fact, folded, short
 from factory.report.html import Child, Html, h, json_script
 from factory.report.sections import browser, funnel, groups, scores, time
 
-_HERE = Path(__file__).parent
-
 
 def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
-    """The whole document. Nothing is fetched: style and script are inside, allowed by their hashes alone."""
-    style, script = ((_HERE / name).read_text("utf-8") for name in ("style.css", "script.js"))
-    policy = (
-        f"default-src 'none'; script-src '{_sha256(script)}'; style-src '{_sha256(style)}'; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-    head = h(
-        "head",
-        h("meta", charset="utf-8"),
-        h("meta", http_equiv="Content-Security-Policy", content=policy),
-        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        h("meta", name="color-scheme", content="light dark"),
-        h("title", f"{run} · run report"),
-        h("style", Html(style)),
-    )
+    """The whole document."""
     sections = [
         (name, title, body)
         for name, title, body in (
@@ -43,32 +25,15 @@ def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
         )
         if body is not None
     ]
-    body = h(
-        "body",
-        h("a", "Skip to the records", href="#records", class_="skip"),
-        _bar_on_top(run, [(name, title) for name, title, _ in sections]),
+    return document(
+        run,
+        "run report",
         header(manifest, findings, run),
-        h("main", [_section(name, title, content) for name, title, content in sections]),
-        h("footer", "One self-contained file: no network, no tracking. Texts of models are shown as text, never run."),
-        h("div", id="tip", role="status", aria_live="polite", hidden=True),
-        json_script(findings.samples, "samples"),
-        h("script", Html(script)),
+        sections,
+        skip=("records", "Skip to the records"),
+        footer="One self-contained file: no network, no tracking. Texts of models are shown as text, never run.",
+        data=json_script(findings.samples, "samples"),
     )
-    return "<!doctype html>\n" + h("html", head, body, lang="en") + "\n"
-
-
-def _sha256(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _section(name: str, title: str, content: Html) -> Html:
-    return h("section", h("h2", title, id=f"{name}-title"), content, id=name, aria_labelledby=f"{name}-title")
-
-
-def _bar_on_top(run: str, places: list[tuple[str, str]]) -> Html:
-    links = [h("a", title, href=f"#{name}") for name, title in places]
-    theme = h("button", "Theme", type="button", id="theme", title="Light, dark or as the system has it")
-    return h("nav", h("strong", run), h("div", links, class_="links"), theme, aria_label="Sections")
 
 
 # ---- header
@@ -107,40 +72,24 @@ def _facts(manifest: Mapping[str, Any], findings: Findings) -> Iterator[Html]:
     tokens, requests = manifest.get("tokens") or {}, manifest.get("requests", 0)
     read, written = tokens.get("prompt", 0), tokens.get("completion", 0)
     active = findings.timeline.active
-    yield _fact(
+    yield fact(
         "Kept",
         number(kept),
         f"of {number(wanted)} wanted" if wanted else "as many as there are",
         min(kept / wanted, 1) if wanted else None,
     )
-    yield _fact(
-        "Accepted", percent(kept, made), f"of {number(made)} made from {number(manifest.get('seeds', 0))} seeds"
-    )
-    yield _fact(
+    yield fact("Accepted", percent(kept, made), f"of {number(made)} made from {number(manifest.get('seeds', 0))} seeds")
+    yield fact(
         "Tokens generated",
-        _short(written),
-        f"{_short(read)} read · {number(written / kept) if kept else '–'} per kept record",
+        short(written),
+        f"{short(read)} read · {number(written / kept) if kept else '–'} per kept record",
     )
-    yield _fact("Requests", number(requests), f"{requests / made:.1f} per record" if made else "none yet")
-    yield _fact("Working time", duration(active), f"{duration(manifest.get('seconds', 0))} in the last invocation")
+    yield fact("Requests", number(requests), f"{requests / made:.1f} per record" if made else "none yet")
+    yield fact("Working time", duration(active), f"{duration(manifest.get('seconds', 0))} in the last invocation")
     cost = manifest.get("cost") or 0
-    yield _fact(
+    yield fact(
         "Cost", f"{cost:,.2f}" if cost else "n/a", "by the model's price" if cost else "no price is set for this model"
     )
-
-
-def _fact(name: str, value: str, note: str, share: float | None = None) -> Html:
-    meter = bar([("kept", 0, share)], f"{percent(share, 1)} of what was wanted") if share is not None else None
-    return h(
-        "div", h("dt", name), h("dd", value, class_="value"), h("dd", note, class_="note"), meter and h("dd", meter)
-    )
-
-
-def _short(value: float) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e4)):
-        if value >= size:
-            return f"{value / (size if unit != 'k' else 1e3):.3g} {unit}"
-    return number(value)
 
 
 def _moved_on(manifest: Mapping[str, Any], findings: Findings) -> Html | None:
@@ -166,5 +115,4 @@ def _provenance(manifest: Mapping[str, Any], model: Mapping[str, Any], engine: M
         "Ended": manifest.get("ended_at"),
         "Versions": " · ".join(f"{name} {version}" for name, version in (manifest.get("versions") or {}).items()),
     }
-    rows = [h("div", h("dt", name), h("dd", value)) for name, value in facts.items() if value not in (None, "")]
-    return h("details", h("summary", "How it was made"), h("dl", rows, class_="made"))
+    return folded("How it was made", facts)

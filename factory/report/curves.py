@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from factory.report.charts import hit, number, plot
@@ -15,7 +16,7 @@ from factory.report.measures import nice
 Points = Sequence[tuple[float, float]]  # (step, value), in order; a value that is not finite is a gap
 
 _POINTS, _HITS = 600, 150  # a curve's points, and places at which a chart's values can be read
-_WIDE = 1000  # the drawing's own units across; it is stretched to whatever width there is
+_WIDE, _EDGE = 1000, 8  # the drawing's own units across, and its margins, so that no dot is cut in half
 
 
 @dataclass(frozen=True)
@@ -68,33 +69,56 @@ def _step(point: tuple[float, float]) -> float:
     return point[0]
 
 
-def smooth(points: Points) -> Points:
-    """Means over a window around each point, a twentieth of the curve wide and narrower at its ends.
+def smooth(points: Points, *, robust: bool = False) -> Points:
+    """Means over a window around each point, a twentieth of the curve wide; medians where `robust`, for spiky values.
 
-    Centred, so that a turn is shown where it was. Under 30 points nothing is smoothed, and a gap stays one.
+    Centred, so that a turn is shown where it was; narrower at the beginning, where most happens, and looking back at the
+    end. Under 30 points nothing is smoothed, and a gap stays one.
     """
     reach = len(points) // 40 if len(points) >= 30 else 0
     if not reach:
         return points
-    sums, counts = [0.0], [0]
-    for _, value in points:
-        known = math.isfinite(value)
-        sums.append(sums[-1] + (value if known else 0.0))
-        counts.append(counts[-1] + known)
-    found = []
-    for place, (step, value) in enumerate(points):
-        near = min(reach, place, len(points) - 1 - place)
-        start, end = place - near, place + near + 1
-        mean = (sums[end] - sums[start]) / (counts[end] - counts[start]) if math.isfinite(value) else math.nan
-        found.append((step, mean))
-    return found
+    values = [value for _, value in points]
+    middles = (_medians if robust else _means)(values, list(_windows(len(points), reach)))
+    return [
+        (step, middle if math.isfinite(value) else math.nan)
+        for (step, value), middle in zip(points, middles, strict=True)
+    ]
+
+
+def _windows(count: int, reach: int) -> Iterator[tuple[int, int]]:
+    """(from, to) around each place; both only grow."""
+    for place in range(count):
+        back = min(reach, place)
+        yield place - back, min(place + back + 1, count)
+
+
+def _means(values: Sequence[float], windows: Iterable[tuple[int, int]]) -> Iterator[float]:
+    known = list(map(math.isfinite, values))
+    sums = list(accumulate((value if fine else 0.0 for value, fine in zip(values, known, strict=True)), initial=0.0))
+    counts = list(accumulate(known, initial=0))
+    for start, end in windows:
+        count = counts[end] - counts[start]
+        yield (sums[end] - sums[start]) / count if count else math.nan
+
+
+def _medians(values: Sequence[float], windows: Iterable[tuple[int, int]]) -> Iterator[float]:
+    inside: list[float] = []
+    first = after = 0
+    for start, end in windows:
+        for value in filter(math.isfinite, values[after:end]):
+            insort(inside, value)
+        for value in filter(math.isfinite, values[first:start]):
+            del inside[bisect_left(inside, value)]
+        first, after = start, end
+        yield inside[len(inside) // 2] if inside else math.nan
 
 
 def span(series: Iterable[Series], *, zero: bool = False, bounds: tuple[float, float] | None = None) -> Span:
-    """What heights to show: round numbers around the values, without the first steps and what lies far off.
+    """What heights to show: round numbers around the values, without what lies far off and would flatten the rest.
 
-    A curve's first twentieth says little and would flatten the rest; far off is more than one and a half times the
-    range of the middle 96 %. With `bounds` it is they.
+    Far off is more than one and a half times the range of the middle 96 % away from it, a curve's first twentieth not
+    counted: a loss begins high. With `bounds` it is they.
     """
     drawn = [[value for _, value in finite(one.points)] for one in series]
     if bounds is None:
@@ -114,8 +138,8 @@ def _range(drawn: Iterable[Sequence[float]]) -> tuple[float, float]:
             continue
         small, large = (later[round(share * (len(later) - 1))] for share in (0.02, 0.98))
         beyond = 1.5 * (large - small)
-        low = min(low, max(later[0], small - beyond))
-        high = max(high, min(later[-1], large + beyond))
+        low = min(low, max(min(values), small - beyond))
+        high = max(high, min(max(values), large + beyond))
     return (low, high) if low <= high else (0.0, 1.0)
 
 
@@ -123,8 +147,9 @@ def _round(low: float, high: float) -> tuple[float, float]:
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         room = abs(high) / 10 or 1.0
         low, high = low - room, high + room
-    step = nice((high - low) / 4)
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    step = nice((high - low) / 8)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return first * step, (last + (last - first) % 2) * step  # an even number of steps: the middle is round, too
 
 
 # ---- drawing
@@ -142,10 +167,9 @@ def curves(
     """A chart of some curves over the same steps, with lines across at `rules` and lines down, named, at `marks`."""
     steps = sorted({step for one in series for step, _ in one.points})
     first, last = steps[0], steps[-1]
-    wide = last - first or 1.0
 
     def across(step: float) -> float:
-        return _WIDE * (step - first) / wide if last > first else _WIDE / 2
+        return _EDGE + (_WIDE - 2 * _EDGE) * (step - first) / (last - first) if last > first else _WIDE / 2
 
     def down(value: float) -> float:
         return min(max(100 - 100 * (value - shown.low) / (shown.high - shown.low), -20.0), 120.0)
@@ -164,8 +188,9 @@ def curves(
         viewBox=f"0 0 {_WIDE} 100",
         preserveAspectRatio="none",
     )
-    named = [(across(step) / _WIDE, name) for step, name in marks]
-    return plot(svg, _summary(title, series, first, last), _heights(shown), _ticks(first, last), class_, _apart(named))
+    named = _apart([(across(step) / _WIDE, name) for step, name in marks])
+    ticks = [(across(step) / _WIDE, text) for step, text in _ticks(first, last)]
+    return plot(svg, _summary(title, series, first, last), _heights(shown), ticks, class_, named)
 
 
 def _curve(one: Series, points: Sequence[tuple[float, float | None]]) -> Iterator[Html]:
@@ -190,9 +215,10 @@ def _curve(one: Series, points: Sequence[tuple[float, float | None]]) -> Iterato
         yield h("path", d="".join(f"M{x:.1f} 100v-7" for x in odd), class_="odd")
 
 
-def _readings(series: Sequence[Series], steps: Sequence[float], across: object) -> Iterator[tuple[float, float, str]]:
+def _readings(
+    series: Sequence[Series], steps: Sequence[float], across: Callable[[float], float]
+) -> Iterator[tuple[float, float, str]]:
     """(from, width, what to say) of each strip of a chart: the values at its last step."""
-    assert callable(across)
     values = [dict(one.points) for one in series]
     count = min(len(steps), _HITS)
     groups = [steps[len(steps) * n // count : len(steps) * (n + 1) // count] for n in range(count)]
@@ -220,14 +246,11 @@ def _heights(shown: Span) -> tuple[str, str, str]:
 
 
 def _ticks(first: float, last: float) -> list[tuple[float, str]]:
-    if first == last:
-        return [(0.5, f"step {number(first)}")]
     step = max(nice((last - first) / 5), 1)
-    places = [n * step for n in range(math.ceil(first / step), math.floor(last / step) + 1)]
-    return [
-        ((place - first) / (last - first), f"step {number(place)}" if not n else number(place))
-        for n, place in enumerate(places)
-    ]
+    places = (
+        [n * step for n in range(math.ceil(first / step), math.floor(last / step) + 1)] if last > first else [first]
+    )
+    return [(place, f"step {number(place)}" if not n else number(place)) for n, place in enumerate(places)]
 
 
 def _apart(named: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:

@@ -103,12 +103,10 @@ def _facts(run: TrainingRun) -> Iterator[Html]:
     )
     speeds = [value for value in windows if math.isfinite(value)]
     yield fact("Tokens trained", short(sum(run.values("tokens"))), _tokens_of(run))
-    median = f"{number(round(statistics.median(speeds)))}" if speeds else "–"
-    of = f"median of {number(len(speeds))} windows, without the first" if speeds else "needs a second window"
-    yield fact("Tokens per second", median, of)
     mfu = [value for phase in run.phases for _, value in phase.points("mfu")[1:] if math.isfinite(value)]
-    note = "median share of the device's peak" if mfu else "the device's peak is not known"
-    yield fact("MFU", percent(statistics.median(mfu), 1) if mfu else "n/a", note)
+    note = f"MFU {percent(statistics.median(mfu), 1)}" if mfu else "MFU n/a: the device's peak is not known"
+    note += f" · medians of {number(len(speeds))} windows, without the first" if speeds else ""
+    yield fact("Tokens per second", number(round(statistics.median(speeds))) if speeds else "–", note)
     yield fact("Training time", duration(sum(seconds)), _when(run))
 
 
@@ -132,7 +130,7 @@ def _tokens_of(run: TrainingRun) -> str:
     tokens = [whole(entry.get("tokens")) for entry in held]
     if not tokens or None in tokens:
         return "so far" if not run.finished else "by the metrics"
-    return f"{short(sum(filter(None, tokens)))} in the data, what is held out included"
+    return f"from data of {short(sum(filter(None, tokens)))}, what is held out included"
 
 
 def _when(run: TrainingRun) -> str:
@@ -151,7 +149,7 @@ def _notices(run: TrainingRun) -> Iterator[str]:
     if not run.finished:
         yield (
             "There is no manifest.json, so this training is still running or was stopped; shown is what is there. The same "
-            "`train` command goes on from the newest checkpoint."
+            "train command goes on from the newest checkpoint."
         )
     yield from run.problems
     broken = sum(phase.broken for phase in run.phases)

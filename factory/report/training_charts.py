@@ -26,6 +26,7 @@ class Chart:
     zero: bool = False
     bounds: tuple[float, float] | None = None
     rules: Sequence[float] = ()
+    robust: bool = False  # its values have spikes, which would lift a mean
 
 
 LOSS = Chart(
@@ -122,6 +123,7 @@ OPTIMIZER = [
         "How strongly a step pulls, before clipping. Steady is healthy; growing spikes announce trouble.",
         [("grad_norm", "norm", "one")],
         zero=True,
+        robust=True,
     ),
 ]
 SPEED = [
@@ -130,12 +132,14 @@ SPEED = [
         "Real tokens over all processes, padding not counted. The first window holds start-up and compilation.",
         [("tokens_per_second", "tokens/s", "one")],
         zero=True,
+        robust=True,
     ),
     Chart(
         "MFU",
         "Share of the device's peak arithmetic that the model itself uses.",
         [("mfu", "MFU", "one")],
-        bounds=(0, 1),
+        zero=True,
+        robust=True,
     ),
     Chart(
         "Memory",
@@ -160,12 +164,12 @@ def _points(run: TrainingRun, metric: str, held: str) -> Points:
     return [(step, mean + sign * spread.get(step, math.nan)) for step, mean in run.points(f"{held}reward_mean")]
 
 
-def _smoothed(run: TrainingRun, points: Points) -> Points:
+def _smoothed(run: TrainingRun, points: Points, robust: bool) -> Points:
     """Each phase by itself: the step from one to the next is a real one."""
     ends = [phase.start + phase.done for phase in run.phases]
     found: list[tuple[float, float]] = []
     for phase, end in zip(run.phases, ends, strict=True):
-        found += smooth([point for point in points if phase.start < point[0] <= end])
+        found += smooth([point for point in points if phase.start < point[0] <= end], robust=robust)
     return found
 
 
@@ -175,7 +179,7 @@ def _figure(run: TrainingRun, chart: Chart, class_: str) -> Html:
         raw = _points(run, metric, "")
         if not raw:
             continue
-        smoothed = _smoothed(run, raw)
+        smoothed = _smoothed(run, raw, chart.robust)
         if smoothed != list(raw) and metric not in ("learning_rate", "memory_gb"):
             shown += [Series(name, raw, colour, "faint"), Series(f"{name}, smoothed", smoothed, colour)]
         else:
@@ -183,9 +187,9 @@ def _figure(run: TrainingRun, chart: Chart, class_: str) -> Html:
         keys += [h("i", class_=f"key {colour}"), name] if len(chart.lines) > 1 else []
         held = _points(run, metric, HELD)
         if held:
-            shown.append(Series(f"held-out {name}", held, colour, "dots"))
+            shown.append(Series(f"held-out {name}", held, colour if len(chart.lines) > 1 else "three", "dots"))
     if any(one.form == "dots" for one in shown):
-        keys += [h("i", class_="key dots"), "held out"]
+        keys += [h("i", class_="key dots" if len(chart.lines) > 1 else "key dots three"), "held out"]
     seen = span(shown, zero=chart.zero, bounds=chart.bounds)
     low_and_high = [value for one in shown for _, value in finite(one.points)]
     notes = []
@@ -194,7 +198,7 @@ def _figure(run: TrainingRun, chart: Chart, class_: str) -> Html:
             f"{number(seen.outside)} {'value lies' if seen.outside == 1 else 'values lie'} outside of what is shown "
             f"({number(min(low_and_high))} to {number(max(low_and_high))} in all)."
         )
-    marks = [(phase.start + 0.5, phase.name) for phase in run.phases[1:]]
+    marks = [(phase.start + 0.5 if phase.start else 1, phase.name) for phase in run.phases] if run.phases[1:] else []
     body = curves(chart.title, shown, shown=seen, rules=chart.rules, marks=marks, class_=class_)
     return h(
         "figure",

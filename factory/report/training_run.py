@@ -39,7 +39,16 @@ class Phase:
 
     def points(self, name: str) -> Points:
         """(step of the whole run, value) of a metric; one that begins with `eval_` is of the held-out examples."""
-        return [(self.start + entry["step"], entry[name]) for entry in self.entries if name in entry]
+        return self._columns.get(name, [])
+
+    @cached_property
+    def _columns(self) -> Mapping[str, Points]:
+        found: dict[str, list[tuple[float, float]]] = {}
+        for entry in self.entries:
+            step = self.start + entry["step"]
+            for name, value in entry.items():
+                found.setdefault(name, []).append((step, value))
+        return found
 
 
 @dataclass(frozen=True)
@@ -83,13 +92,10 @@ class TrainingRun:
     @cached_property
     def odd(self) -> list[tuple[int, str]]:
         """(step, metric) of every value that is not a finite number."""
-        return [
-            (int(phase.start + entry["step"]), name)
-            for phase in self.phases
-            for entry in phase.entries
-            for name, value in entry.items()
-            if not math.isfinite(value)
-        ]
+        names = dict.fromkeys(name for phase in self.phases for entry in phase.entries for name in entry)
+        return sorted(
+            (int(step), name) for name in names for step, value in self.points(name) if not math.isfinite(value)
+        )
 
 
 def is_training(folder: Path) -> bool:

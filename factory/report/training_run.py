@@ -14,6 +14,7 @@ from factory.errors import UserError
 from factory.report.curves import Points
 
 METRICS, SETTINGS, MANIFEST, PHASES = "metrics.jsonl", "train.json", "manifest.json", "phases"
+_HUGE = 1e100  # beyond what any device's numbers hold; no scale is made for it
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _metrics(file: Path) -> tuple[list[Mapping[str, float]], int]:
         try:
             found = json.loads(line)
             numbers = {
-                str(name): float(value)
+                str(name): float(value) if abs(value) < _HUGE else math.nan
                 for name, value in found.items()
                 if isinstance(value, int | float) and not isinstance(value, bool)
             }

@@ -6,6 +6,7 @@ import html
 import json
 import math
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -15,8 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import factory.report
@@ -226,12 +226,32 @@ def test_a_folder_that_is_no_training(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-_ANY = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=5,
-)
-_NAMES = (
+_ODD: list[Any] = [
+    *(
+        5,
+        -3,
+        0,
+        1.5,
+        10**30,
+        10**400,
+        math.nan,
+        math.inf,
+        1e300,
+        "x",
+        "",
+        None,
+        True,
+        [],
+        [1, None, "a"],
+        {},
+        {"a": [1]},
+    ),
+    [{"path": 3, "digest": [1], "rows": "x", "tokens": math.nan, "dropped": [1], "weight": math.nan}],
+    [{"pairs": 1e300, "confidence": 1e5, "accuracy": -4}, {"pairs": 3, "confidence": 0.7, "accuracy": 2.0}],
+    {"stage": 5, "model": 3, "data": 7, "epochs": "x", "steps": -4, "run": [1]},
+    {"stage": {"name": "reward"}, "epochs": math.nan, "data": [[1]], "steps": math.inf},
+]
+_KEYS = (
     "stage",
     "run",
     "model",
@@ -244,22 +264,20 @@ _NAMES = (
     "capacity",
     "epochs",
 )
+_METRICS = ("step", "loss", "eval_loss", "accuracy", "epoch", "time", "tokens", "seconds", "tokens_per_second")
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(
-    st.dictionaries(st.sampled_from(_NAMES), _ANY, max_size=8),
-    st.lists(
-        st.dictionaries(st.sampled_from(["step", "loss", "eval_loss", "accuracy", "epoch", "time"]), _ANY), max_size=4
-    ),
-)
-def test_whatever_the_files_hold_there_is_a_page(
-    tmp_path_factory: pytest.TempPathFactory, made: Any, lines: Any
-) -> None:
-    folder = tmp_path_factory.mktemp("any")
-    page = report(write_training(folder, lines, made, made))
-    assert page.endswith("</html>\n")
-    shutil.rmtree(folder)
+def test_whatever_the_files_hold_there_is_a_page(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    for n in range(1_000):
+        made = {name: dice.choice(_ODD) for name in dice.sample(_KEYS, dice.randint(0, 8))}
+        lines = [
+            {"step": dice.choice([1, 2, 3]), **{name: dice.choice(_ODD) for name in dice.sample(_METRICS, 4)}}
+            for _ in range(dice.randint(0, 4))
+        ]
+        folder = write_training(tmp_path / "run", lines, made, dice.choice([None, made]))
+        assert report(folder).endswith("</html>\n"), n
+        shutil.rmtree(folder)
 
 
 def test_hostile_texts_stay_text(tmp_path: Path) -> None:

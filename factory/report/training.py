@@ -17,7 +17,7 @@ from factory.report.charts import duration, number, percent
 from factory.report.frame import document, fact, folded, short
 from factory.report.html import Child, Html, h, join
 from factory.report.training_charts import HELD, LEARNED, LOSS, OPTIMIZER, SPEED, calibration, draw, pair
-from factory.report.training_run import TrainingRun, mapping, read_run, whole
+from factory.report.training_run import TrainingRun, listed, mapping, read_run, real, whole
 
 STAGES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "dpo": "DPO", "rpo": "RPO"}
 _LONG = 0.5  # correlation with length beyond which it is said
@@ -126,8 +126,7 @@ def _digits(value: float) -> str:
 
 
 def _tokens_of(run: TrainingRun) -> str:
-    held = [mapping(entry) for phase in run.phases for entry in phase.manifest.get("data") or ()]
-    tokens = [whole(entry.get("tokens")) for entry in held]
+    tokens = [whole(entry.get("tokens")) for phase in run.phases for entry in listed(phase.manifest.get("data"))]
     if not tokens or None in tokens:
         return "so far" if not run.finished else "by the metrics"
     return f"from data of {short(sum(filter(None, tokens)))}, what is held out included"
@@ -210,12 +209,17 @@ def _learned(run: TrainingRun) -> Html | None:
     if run.stage == "sft" and run.points("teacher_kl"):
         charts += [chart for chart in LEARNED if chart.lines[0][0] == "nll"]
     found = draw(run, charts)
-    bins = [mapping(one) for one in run.manifest.get("calibration") or ()]
-    known = [one for one in bins if all(isinstance(one.get(name), int | float) and math.isfinite(one[name])
-             for name in ("confidence", "accuracy", "pairs")) and one["pairs"] > 0]  # fmt: skip
+    known = [one for one in listed(run.manifest.get("calibration")) if _is_bin(one)]
     if not found and not known:
         return None
     return join([calibration(known) if known else None, _rewards(run), pair(found)])
+
+
+def _is_bin(one: Mapping[str, Any]) -> bool:
+    confidence, accuracy, pairs = (real(one.get(name)) for name in ("confidence", "accuracy", "pairs"))
+    if confidence is None or accuracy is None or pairs is None:
+        return False
+    return 0.5 <= confidence <= 1 and 0 <= accuracy <= 1 and 0 < pairs < 1e15
 
 
 def _rewards(run: TrainingRun) -> Html | None:
@@ -242,9 +246,9 @@ def _data(run: TrainingRun) -> Html:
     head = h("tr", [h("th", name, scope="col", class_=None if name in plain else "n") for name in names])
     rows, waiting = [], False
     for phase in run.phases:
-        entries = phase.manifest.get("data") or phase.settings.get("data") or ()
+        entries = listed(phase.manifest.get("data")) or listed(phase.settings.get("data"))
         waiting |= not phase.manifest
-        for entry in map(mapping, entries):
+        for entry in entries:
             source = h("td" if several else "th", str(entry.get("path", "unknown")), _share(entry), class_="path",
                        scope=None if several else "row")  # fmt: skip
             counts = [h("td", _count(entry.get(name)), class_="n") for name in ("rows", "examples", "tokens")]
@@ -265,10 +269,8 @@ def _count(value: Any) -> str:
 
 
 def _share(entry: Mapping[str, Any]) -> Html | None:
-    weight = entry.get("weight")
-    return (
-        h("small", f" {percent(weight, 1)} of the examples", class_="dim") if isinstance(weight, int | float) else None
-    )
+    weight = real(entry.get("weight"))
+    return h("small", f" {percent(weight, 1)} of the examples", class_="dim") if weight is not None else None
 
 
 def _dropped(entry: Mapping[str, Any]) -> str:

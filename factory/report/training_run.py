@@ -152,9 +152,9 @@ class _Part:
         steps = whole(self.manifest.get("steps")) or whole(self.settings.get("steps"))
         if steps:
             return steps - self.skip, False
-        last = next((entry for entry in reversed(self.entries) if entry.get("epoch", 0) > 0), None)
-        epochs = self.settings.get("epochs")
-        if last is None or not isinstance(epochs, int | float):
+        last = next((entry for entry in reversed(self.entries) if entry.get("epoch", 0) > 1e-9), None)
+        epochs = real(self.settings.get("epochs"))
+        if last is None or epochs is None:
             return None, False
         return round((last["step"] + self.skip) * epochs / last["epoch"]) - self.skip, True
 
@@ -163,9 +163,20 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def listed(value: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list, whatever else is in it."""
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def real(value: Any) -> float | None:
+    """A number that can be reckoned with."""
+    return float(value) if isinstance(value, int | float) and abs(value) < _HUGE else None
+
+
 def whole(value: Any) -> int | None:
     """A number of steps or rows; None for what is none."""
-    return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    found = real(value)
+    return None if found is None else int(found)
 
 
 def _object(file: Path, problems: list[str]) -> Mapping[str, Any]:
@@ -201,7 +212,7 @@ def _metrics(file: Path) -> tuple[list[Mapping[str, float]], int]:
                 for name, value in found.items()
                 if isinstance(value, int | float) and not isinstance(value, bool)
             }
-            int(numbers["step"])
+            int(numbers["step"])  # fails where it is no number
         except (ValueError, KeyError, AttributeError, OverflowError, RecursionError):
             broken += bool(line.strip())
             continue

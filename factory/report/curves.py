@@ -190,7 +190,7 @@ def curves(
     )
     named = _apart([(across(step) / _WIDE, name) for step, name in marks])
     ticks = [(across(step) / _WIDE, text) for step, text in _ticks(first, last)]
-    return plot(svg, _summary(title, series, first, last), _heights(shown), ticks, class_, named)
+    return plot(svg, _summary(title, series, first, last), _heights(shown), ticks, f"curves {class_}".strip(), named)
 
 
 def _curve(one: Series, points: Sequence[tuple[float, float | None]]) -> Iterator[Html]:

@@ -11,22 +11,23 @@ from factory.report.charts import bar, number, percent
 from factory.report.html import Child, Html, h
 
 _HERE = Path(__file__).parent
+_FOOTER = "One self-contained file: no network, no tracking. Texts of models are shown as text, never run."
 
 
 def document(
-    run: str,
+    name: str,
     kind: str,
     header: Html,
     sections: Sequence[tuple[str, str, Html]],
     *,
-    skip: tuple[str, str],
-    footer: str,
+    skip: str | None = None,
+    footer: str = _FOOTER,
     data: Html | None = None,
 ) -> str:
     """The whole document. Nothing is fetched: style and script are inside, allowed by their hashes alone.
 
-    `sections` are (id, title, content); `skip` is (id, text) of the link that passes over the head; `data` is a block
-    for the script to read.
+    `sections` are (id, title, content); `skip` is the id to which the first link passes over the head (else the last
+    section's); `data` is a block for the script to read.
     """
     style, script = ((_HERE / name).read_text("utf-8") for name in ("style.css", "script.js"))
     policy = (
@@ -39,13 +40,14 @@ def document(
         h("meta", http_equiv="Content-Security-Policy", content=policy),
         h("meta", name="viewport", content="width=device-width, initial-scale=1"),
         h("meta", name="color-scheme", content="light dark"),
-        h("title", f"{run} · {kind}"),
+        h("title", f"{name} · {kind}"),
         h("style", Html(style)),
     )
+    skip = skip or (sections[-1][0] if sections else "tip")
     body = h(
         "body",
-        h("a", skip[1], href=f"#{skip[0]}", class_="skip"),
-        _bar_on_top(run, sections),
+        h("a", f"Skip to the {skip}", href=f"#{skip}", class_="skip"),
+        _bar_on_top(name, sections),
         header,
         h("main", [_section(*section) for section in sections]),
         h("footer", footer),
@@ -64,10 +66,10 @@ def _section(name: str, title: str, content: Html) -> Html:
     return h("section", h("h2", title, id=f"{name}-title"), content, id=name, aria_labelledby=f"{name}-title")
 
 
-def _bar_on_top(run: str, sections: Sequence[tuple[str, str, Html]]) -> Html:
-    links = [h("a", title, href=f"#{name}") for name, title, _ in sections]
+def _bar_on_top(name: str, sections: Sequence[tuple[str, str, Html]]) -> Html:
+    links = [h("a", title, href=f"#{place}") for place, title, _ in sections]
     theme = h("button", "Theme", type="button", id="theme", title="Light, dark or as the system has it")
-    return h("nav", h("strong", run), h("div", links, class_="links"), theme, aria_label="Sections")
+    return h("nav", h("strong", name), h("div", links, class_="links"), theme, aria_label="Sections")
 
 
 def fact(name: str, value: str, note: str, share: float | None = None) -> Html:
@@ -86,7 +88,7 @@ def short(value: float) -> str:
     return number(value)
 
 
-def folded(title: str, facts: Mapping[str, Child]) -> Html:
+def folded(facts: Mapping[str, Child], title: str = "How it was made") -> Html:
     """Names and values behind a line that opens; what is not known is left out."""
     rows = [h("div", h("dt", name), h("dd", value)) for name, value in facts.items() if value not in (None, "")]
     return h("details", h("summary", title), h("dl", rows, class_="made"))

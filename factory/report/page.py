@@ -30,8 +30,6 @@ def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
         "run report",
         header(manifest, findings, run),
         sections,
-        skip=("records", "Skip to the records"),
-        footer="One self-contained file: no network, no tracking. Texts of models are shown as text, never run.",
         data=json_script(findings.samples, "samples"),
     )
 
@@ -115,4 +113,4 @@ def _provenance(manifest: Mapping[str, Any], model: Mapping[str, Any], engine: M
         "Ended": manifest.get("ended_at"),
         "Versions": " · ".join(f"{name} {version}" for name, version in (manifest.get("versions") or {}).items()),
     }
-    return folded("How it was made", facts)
+    return folded(facts)

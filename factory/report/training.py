@@ -46,9 +46,7 @@ def render(run: TrainingRun) -> str:
     )
     sections = [(name, title, body) for name, title, body in found if body is not None]
     footer = "One self-contained file: no network, no tracking. Values are those of metrics.jsonl and manifest.json."
-    return document(
-        run.name, "training report", _header(run), sections, skip=("loss", "Skip to the loss"), footer=footer
-    )
+    return document(run.name, "training report", _header(run), sections, skip="loss", footer=footer)
 
 
 # ---- header
@@ -284,7 +282,7 @@ def _settings(run: TrainingRun) -> Html:
         facts: dict[str, Child] = {name: value for name, value in _flat(phase.settings) if not name.startswith("data.")}
         if phase.manifest.get("capacity"):
             facts["tokens in one forward pass"] = _count(phase.manifest["capacity"])
-        folds.append(folded(f"Settings of phase {phase.name}" if several else "Settings", facts))
+        folds.append(folded(facts, f"Settings of phase {phase.name}" if several else "Settings"))
     versions = mapping(run.manifest.get("versions"))
     told = " · ".join(f"{name} {version}" for name, version in versions.items()) or "written when it is finished"
     return join([*folds, h("p", "Versions: ", told, class_="note between")])

@@ -230,7 +230,7 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> Html:
         hits.append(h("rect", class_="hit", x=f"{left}%", y=0, width="10%", height="100%", data_tip=said))
     words = "; ".join(f"{accuracy:.2f} right at {confidence:.2f}" for confidence, accuracy, _ in known)
     ticks = [(2 * (at - 0.5), f"{at:g}") for at in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)]
-    drawing = plot(h("svg", shapes, hits), f"Accuracy by confidence: {words}.", ("1", "0.5", "0"), ticks, "tall dots")
+    drawing = plot(h("svg", shapes, hits), f"Accuracy by confidence: {words}.", ("1", "0.5", "0"), ticks, "tall curves")
     caption = h(
         "figcaption",
         h("b", "Calibration on held-out pairs"),

@@ -181,6 +181,13 @@ def test_no_metrics_yet(tmp_path: Path, whole: bool) -> None:
     assert facts(page)["Steps"][0] == "0"
 
 
+def test_evaluations_alone_are_drawn(tmp_path: Path) -> None:
+    lines = [line for line in entries("dpo", 20, every=5) if "loss" not in line]
+    page = report(write_training(tmp_path / "run", lines, manifest("dpo", 20)))
+    assert [tip.partition(":")[0] for tip in tips(page, "Loss")] == ["step 5", "step 10", "step 15", "step 20"]
+    assert f"held-out margin {lines[-1]['eval_margin']:.3g}" in tips(page, "Reward margin")[-1]
+
+
 def test_values_that_are_no_numbers_are_a_gap_and_said(tmp_path: Path) -> None:
     lines = entries("sft", 40)
     lines[9]["loss"], lines[20]["grad_norm"] = math.nan, math.inf

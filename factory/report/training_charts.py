@@ -151,8 +151,12 @@ SPEED = [
 
 
 def draw(run: TrainingRun, charts: Sequence[Chart], class_: str = "") -> list[Html]:
-    """A figure for each chart whose first metric was logged."""
-    return [_figure(run, chart, class_) for chart in charts if _points(run, chart.lines[0][0], "")]
+    """A figure for each chart whose first metric was logged, in training or on what is held out."""
+    return [
+        _figure(run, chart, class_)
+        for chart in charts
+        if any(_points(run, chart.lines[0][0], held) for held in ("", HELD))
+    ]
 
 
 def _points(run: TrainingRun, metric: str, held: str) -> Points:
@@ -176,16 +180,15 @@ def _smoothed(run: TrainingRun, points: Points, robust: bool) -> Points:
 def _figure(run: TrainingRun, chart: Chart, class_: str) -> Html:
     shown, keys = list[Series](), list[Child]()
     for metric, name, colour in chart.lines:
-        raw = _points(run, metric, "")
-        if not raw:
+        raw, held = _points(run, metric, ""), _points(run, metric, HELD)
+        if not raw and not held:
             continue
         smoothed = _smoothed(run, raw, chart.robust)
         if smoothed != list(raw) and metric not in ("learning_rate", "memory_gb"):
             shown += [Series(name, raw, colour, "faint"), Series(f"{name}, smoothed", smoothed, colour)]
-        else:
+        elif raw:
             shown.append(Series(name, raw, colour))
         keys += [h("i", class_=f"key {colour}"), name] if len(chart.lines) > 1 else []
-        held = _points(run, metric, HELD)
         if held:
             shown.append(Series(f"held-out {name}", held, colour if len(chart.lines) > 1 else "three", "dots"))
     if any(one.form == "dots" for one in shown):

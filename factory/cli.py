@@ -316,14 +316,20 @@ def _export(composed: dict[str, Any], problems: list[str]) -> int:
 # ---- commands with a word or two
 
 
-def _run_folder(words: Sequence[str]) -> Path:
-    """The folder that `run=NAME` or `out=DIR` names."""
+def _named_folder(words: Sequence[str]) -> Path:
+    """The folder that `run=NAME` or `out=DIR` names, whatever it holds."""
     folder = Path("outputs/code")
     for word in words:
         key, _, value = word.partition("=")
         if key not in ("run", "out") or not value:
             raise ConfigError(f"{word!r} is not understood here: give run=NAME or out=DIR")
         folder = Path(value) if key == "out" else Path("outputs") / value
+    return folder
+
+
+def _run_folder(words: Sequence[str]) -> Path:
+    """The folder of the run that made records."""
+    folder = _named_folder(words)
     if not (folder / "journal.db").exists():
         from factory.outputs import no_run
 
@@ -333,7 +339,13 @@ def _run_folder(words: Sequence[str]) -> Path:
 
 def _report(words: list[str]) -> int:
     from factory.report import write_report
+    from factory.report.training import write_training_report
+    from factory.report.training_run import is_training
 
+    folder = _named_folder(words)
+    if is_training(folder) and not (folder / "journal.db").exists():
+        print(write_training_report(folder))
+        return EXIT_DONE
     print(write_report(_run_folder(words)))
     return EXIT_DONE
 
@@ -382,6 +394,9 @@ def _complete(words: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command or "generate")(print)()
         return EXIT_DONE
     runs = [f"run={path.parent.name}" for path in Path("outputs").glob("*/journal.db")]
-    offered = {"": list(COMMANDS), "report": runs, "explain": runs}.get(command, [])
+    trained = {
+        f"run={path.parent.name}" for name in ("train.json", "phases") for path in Path("outputs").glob(f"*/{name}")
+    }
+    offered = {"": list(COMMANDS), "report": [*{*runs, *trained}], "explain": runs}.get(command, [])
     print("\n".join(sorted(name for name in offered if name.startswith(begun))))
     return EXIT_DONE

@@ -136,7 +136,7 @@ def test_filters_search_and_keys_do_what_they_say(
         shutil.copy(Path(factory.report.__file__).with_name(name), tmp_path)
     with (tmp_path / "script.js").open("a") as script:
         script.write(_USER)
-    monkeypatch.setattr("factory.report.page._HERE", tmp_path)
+    monkeypatch.setattr("factory.report.frame._HERE", tmp_path)
     page, console = browse(write_report(run_dir))
     monkeypatch.undo()
     write_report(run_dir)

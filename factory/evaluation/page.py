@@ -8,8 +8,8 @@ from typing import Any
 from factory.evaluation.results import difference, p_value, shown
 from factory.evaluation.suite import ItemResult
 from factory.report.charts import around_zero, duration, interval, number
+from factory.report.frame import document, fact, folded
 from factory.report.html import Html, h, join
-from factory.report.page import document, fact, provenance
 
 _ITEMS = 300  # shown in the table; the rest is in items.jsonl
 
@@ -24,7 +24,7 @@ def render(results: Mapping[str, Any], items: Sequence[ItemResult]) -> str:
     if items:
         sections.append(("items", "Items", _items(items)))
     title = f"{results['suite']} · {results['model']['name']}"
-    return document(title, _header(title, results), sections)
+    return document(title, "evaluation", _header(title, results), sections)
 
 
 def _header(title: str, results: Mapping[str, Any]) -> Html:
@@ -53,7 +53,7 @@ def _header(title: str, results: Mapping[str, Any]) -> Html:
         h("div", h("h1", title), h("span", chip[0], class_=chip[1]), class_="title"),
         h("dl", facts, class_="facts"),
         h("p", results["stopped"], class_="notice") if results["stopped"] else None,
-        provenance(made),
+        folded(made),
     )
 
 
@@ -132,7 +132,9 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         h("div", h("h1", title), class_="title"),
         h("dl", fact("Items", number(comparison["items"]), "the same ones for both"), class_="facts"),
         None if comparison["finished"] else h("p", "One of the two was not finished.", class_="notice"),
-        provenance(facts),
+        folded(facts),
     )
     notes = h("ul", [h("li", note) for note in comparison["notes"]])
-    return document(title, top, [("differences", "Differences", table), ("how", "How it was measured", notes)])
+    return document(
+        title, "evaluation", top, [("differences", "Differences", table), ("how", "How it was measured", notes)]
+    )

@@ -1,6 +1,6 @@
 """The report's charts: SVG for shapes, HTML for words, so that they stretch without bending the text.
 
-No chart library: the report needs five small forms, and drawn by hand they weigh kilobytes (plotly.js: five megabytes),
+No chart library: the reports need a few small forms, and drawn by hand they weigh kilobytes (plotly.js: five megabytes),
 follow the page's theme, obey its content security policy and read as text to a screen reader. A shape that has a story
 carries it in `data-tip`; the script shows it on hover and on the arrow keys.
 """
@@ -94,9 +94,30 @@ def around_zero(low: float, value: float, high: float, label: str) -> Html:
     )
 
 
-def _plot(svg: Html, summary: str, high: float, ticks: Iterable[tuple[float, str]], class_: str = "") -> Html:
-    """A chart with its axes: three heights on the left; below, `ticks`, each at a share of the width."""
-    labels = [
+def plot(
+    svg: Html,
+    summary: str,
+    heights: tuple[str, str, str],
+    ticks: Iterable[tuple[float, str]],
+    class_: str = "",
+    marks: Iterable[tuple[float, str]] = (),
+) -> Html:
+    """A chart with its axes: three `heights` on the left, the highest first; below, `ticks`, each at a share of the width.
+
+    `marks` are words above it, at shares of the width, too.
+    """
+    return h(
+        "div",
+        h("svg", _words(named), class_="x marks", aria_hidden="true") if (named := list(marks)) else None,
+        h("div", [h("span", text) for text in heights], class_="y", aria_hidden="true"),
+        h("div", svg, class_="canvas", tabindex=0, role="img", aria_label=f"{summary} Arrow keys read the values."),
+        h("svg", _words(ticks), class_="x", aria_hidden="true"),
+        class_=f"plot {class_}".strip(),
+    )
+
+
+def _words(places: Iterable[tuple[float, str]]) -> list[Html]:
+    return [
         h(
             "text",
             text,
@@ -104,16 +125,13 @@ def _plot(svg: Html, summary: str, high: float, ticks: Iterable[tuple[float, str
             y=12,
             text_anchor="start" if at < 0.04 else "end" if at > 0.96 else "middle",
         )
-        for at, text in ticks
+        for at, text in places
         if 0 <= at <= 1
     ]
-    return h(
-        "div",
-        h("div", h("span", number(high)), h("span", number(high / 2)), h("span", "0"), class_="y", aria_hidden="true"),
-        h("div", svg, class_="canvas", tabindex=0, role="img", aria_label=f"{summary} Arrow keys read the values."),
-        h("svg", labels, class_="x", aria_hidden="true"),
-        class_=f"plot {class_}".strip(),
-    )
+
+
+def _from_zero(high: float) -> tuple[str, str, str]:
+    return number(high), number(high / 2), "0"
 
 
 def over_time(timeline: Timeline, what: str) -> Html:
@@ -127,7 +145,7 @@ def over_time(timeline: Timeline, what: str) -> Html:
         top = 100 - 100 * rate / high
         steps.append(f"{place},{top:.2f} {place + 1},{top:.2f}")
         start = duration(place * timeline.width)
-        hits.append(_hit(place, 1, f"{number(rate)} {unit} from {start}"))
+        hits.append(hit(place, 1, f"{number(rate)} {unit} from {start}"))
     line = " ".join(steps)
     svg = h(
         "svg",
@@ -144,7 +162,7 @@ def over_time(timeline: Timeline, what: str) -> Html:
     whole = max(len(bins) * timeline.width, 1.0)
     step = next((step for step in _STEPS if whole / step <= 5), nice(whole / 5))
     ticks = [(place * step / whole, _clock(place * step)) for place in range(int(whole / step) + 1)]
-    return _plot(svg, summary, high, ticks, what)
+    return plot(svg, summary, _from_zero(high), ticks, what)
 
 
 def _clock(seconds: float) -> str:
@@ -163,7 +181,7 @@ def _length(timeline: Timeline, bins: Sequence[Bin], place: int) -> float:
     return max(timeline.active - place * timeline.width, timeline.width / 4)
 
 
-def _hit(x: float, width: float, tip: str) -> Html:
+def hit(x: float, width: float, tip: str) -> Html:
     return h("rect", class_="hit", x=f"{x:.4g}", width=f"{width:.4g}", y=0, height=100, data_tip=tip)
 
 
@@ -178,7 +196,7 @@ def histogram(name: str, found: Histogram, cut: Sequence[tuple[str, float]]) -> 
             y = f"{100 - height - 100 * below / high:.3f}"
             rects.append(h("rect", class_=class_, x=f"{place + 0.06:.2f}", width=0.88, y=y, height=f"{height:.3f}"))
         range_ = number(start) if start == end else f"{number(start)} to {number(end)}"
-        hits.append(_hit(place, 1, f"{name} {range_}: {number(kept)} kept, {number(lost)} rejected"))
+        hits.append(hit(place, 1, f"{name} {range_}: {number(kept)} kept, {number(lost)} rejected"))
     lines = [
         h("line", class_="cut", x1=f"{x:.3f}", x2=f"{x:.3f}", y1=0, y2=100)
         for x in {_cut_at(bars, sign, value) for sign, value in cut}
@@ -195,7 +213,7 @@ def histogram(name: str, found: Histogram, cut: Sequence[tuple[str, float]]) -> 
     summary = (
         f"{name}: {number(found.count)} records, from {number(found.low)} to {number(found.high)}." if bars else name
     )
-    return _plot(svg, summary, high, ticks)
+    return plot(svg, summary, _from_zero(high), ticks)
 
 
 def _cut_at(bars: Sequence[tuple[float, float, int, int]], sign: str, value: float) -> float | None:

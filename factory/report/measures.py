@@ -203,7 +203,7 @@ class Breakdown:
         return key, shown[key]
 
 
-def wilson(kept: int, total: int) -> tuple[float, float]:
+def wilson(kept: float, total: float) -> tuple[float, float]:
     """The 95 % score interval of a share (Wilson 1927): honest for few records too."""
     if not total:
         return 0.0, 1.0

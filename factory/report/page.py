@@ -1,23 +1,19 @@
-"""The report's page: sections in the order in which one asks, put together with its style and script."""
+"""The report's page: sections in the order in which one asks."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from factory.report.charts import bar, duration, number, percent
+from factory.report.charts import duration, number, percent
 from factory.report.collect import Findings
+from factory.report.frame import document, fact, folded, short
 from factory.report.html import Child, Html, h, json_script
 from factory.report.sections import browser, funnel, groups, scores, time
 
-_HERE = Path(__file__).parent
-
 
 def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
-    """A run's whole document. Nothing is fetched: style and script are inside, allowed by their hashes alone."""
+    """The whole document."""
     sections = [
         (name, title, body)
         for name, title, body in (
@@ -29,59 +25,13 @@ def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
         )
         if body is not None
     ]
-    return document(run, header(manifest, findings, run), sections, samples=findings.samples, kind="run report")
-
-
-def document(
-    name: str,
-    head: Html,
-    sections: Sequence[tuple[str, str, Html]],
-    *,
-    samples: Sequence[Any] = (),
-    kind: str = "evaluation",
-) -> str:
-    """A page with a header and sections of (id, title, content); `samples` are for the browser of records."""
-    style, script = ((_HERE / file).read_text("utf-8") for file in ("style.css", "script.js"))
-    policy = (
-        f"default-src 'none'; script-src '{_sha256(script)}'; style-src '{_sha256(style)}'; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    return document(
+        run,
+        "run report",
+        header(manifest, findings, run),
+        sections,
+        data=json_script(findings.samples, "samples"),
     )
-    top = h(
-        "head",
-        h("meta", charset="utf-8"),
-        h("meta", http_equiv="Content-Security-Policy", content=policy),
-        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        h("meta", name="color-scheme", content="light dark"),
-        h("title", f"{name} · {kind}"),
-        h("style", Html(style)),
-    )
-    last = sections[-1][0] if sections else ""
-    body = h(
-        "body",
-        h("a", f"Skip to the {last}", href=f"#{last}", class_="skip"),
-        _bar_on_top(name, [(place, title) for place, title, _ in sections]),
-        head,
-        h("main", [_section(place, title, content) for place, title, content in sections]),
-        h("footer", "One self-contained file: no network, no tracking. Texts of models are shown as text, never run."),
-        h("div", id="tip", role="status", aria_live="polite", hidden=True),
-        json_script(samples, "samples"),
-        h("script", Html(script)),
-    )
-    return "<!doctype html>\n" + h("html", top, body, lang="en") + "\n"
-
-
-def _sha256(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _section(name: str, title: str, content: Html) -> Html:
-    return h("section", h("h2", title, id=f"{name}-title"), content, id=name, aria_labelledby=f"{name}-title")
-
-
-def _bar_on_top(run: str, places: list[tuple[str, str]]) -> Html:
-    links = [h("a", title, href=f"#{name}") for name, title in places]
-    theme = h("button", "Theme", type="button", id="theme", title="Light, dark or as the system has it")
-    return h("nav", h("strong", run), h("div", links, class_="links"), theme, aria_label="Sections")
 
 
 # ---- header
@@ -129,8 +79,8 @@ def _facts(manifest: Mapping[str, Any], findings: Findings) -> Iterator[Html]:
     yield fact("Accepted", percent(kept, made), f"of {number(made)} made from {number(manifest.get('seeds', 0))} seeds")
     yield fact(
         "Tokens generated",
-        _short(written),
-        f"{_short(read)} read · {number(written / kept) if kept else '–'} per kept record",
+        short(written),
+        f"{short(read)} read · {number(written / kept) if kept else '–'} per kept record",
     )
     yield fact("Requests", number(requests), f"{requests / made:.1f} per record" if made else "none yet")
     yield fact("Working time", duration(active), f"{duration(manifest.get('seconds', 0))} in the last invocation")
@@ -138,21 +88,6 @@ def _facts(manifest: Mapping[str, Any], findings: Findings) -> Iterator[Html]:
     yield fact(
         "Cost", f"{cost:,.2f}" if cost else "n/a", "by the model's price" if cost else "no price is set for this model"
     )
-
-
-def fact(name: str, value: str, note: str, share: float | None = None) -> Html:
-    """A number at the top of the page, with what it says; `share` draws a meter below it."""
-    meter = bar([("kept", 0, share)], f"{percent(share, 1)} of what was wanted") if share is not None else None
-    return h(
-        "div", h("dt", name), h("dd", value, class_="value"), h("dd", note, class_="note"), meter and h("dd", meter)
-    )
-
-
-def _short(value: float) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e4)):
-        if value >= size:
-            return f"{value / (size if unit != 'k' else 1e3):.3g} {unit}"
-    return number(value)
 
 
 def _moved_on(manifest: Mapping[str, Any], findings: Findings) -> Html | None:
@@ -178,10 +113,4 @@ def _provenance(manifest: Mapping[str, Any], model: Mapping[str, Any], engine: M
         "Ended": manifest.get("ended_at"),
         "Versions": " · ".join(f"{name} {version}" for name, version in (manifest.get("versions") or {}).items()),
     }
-    return provenance(facts)
-
-
-def provenance(facts: Mapping[str, Child]) -> Html:
-    """Facts on how something was made, folded up; those without a value are left out."""
-    rows = [h("div", h("dt", name), h("dd", value)) for name, value in facts.items() if value not in (None, "")]
-    return h("details", h("summary", "How it was made"), h("dl", rows, class_="made"))
+    return folded(facts)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # Lower may not import higher. What is not named here may import whatever it likes.
 LAYERS = [
     {"records", "errors"},
-    {"prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources"},
+    {"constraints", "prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources"},
     {"generators", "scorers", "selection"},
     {"pipeline", "outputs"},
     {"settings", "plan", "config", "compose", "generate", "export", "card", "report", "explain", "progress"},

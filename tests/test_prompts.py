@@ -23,6 +23,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "code/chat/tests.j2": {"problem": "Double x.", "signature": "def double(x): ...", "language": "python"},
     "code/chat/repair.j2": {"problem": "Double x.", "code": "def double(x): ...", "failing": ["assert double(1) == 2"],
                             "feedback": "it returned None", "language": "python"},
+    "instructions_with_constraints/single.j2": {"request": "Describe rain.", "constraints": ["No comma."], "listed": True},
+    "instructions_with_constraints/all_turns.j2": {"request": "Describe rain.", "constraints": ["No comma."]},
+    "instructions_with_constraints/revision.j2": {"constraints": ["No comma.", "No digit."]},
     "judge/rubric.j2": {"conversation": [{"role": "user", "content": "Hi"}], "rubric": "- Is it kind?", "low": 1, "high": 5},
 }  # fmt: skip
 UNUSED = {"code/chat/problem_snippet.j2": {"level"}}

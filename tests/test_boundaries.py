@@ -19,7 +19,19 @@ LAYERS = [
     {"constraints", "prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources"},
     {"generators", "scorers", "selection"},
     {"pipeline", "outputs"},
-    {"settings", "plan", "config", "compose", "generate", "export", "card", "report", "explain", "progress"},
+    {
+        "settings",
+        "plan",
+        "config",
+        "compose",
+        "generate",
+        "export",
+        "export_groups",
+        "card",
+        "report",
+        "explain",
+        "progress",
+    },
     {"cli", "doctor"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from factory.config import options
 from factory.cli import COMMANDS, main
+from factory.config import options
 from tests.model_server import ModelServer, Reply
 
 ROOT = Path(__file__).parent.parent
@@ -199,7 +199,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "export of an unknown run": (["export", "run=nope"], ["outputs/nope holds no run", "none yet"]),
     "export in an unknown format": (["export", "format=xml"], ["format=xml: should be 'sft'", "'preference'"]),
     "export key": (["export", "fromat=sft"], ["fromat: unknown key; did you mean format?"]),
-    "export gap": (["export", "min_gap=2"], ["min_gap=2: should be 1 or less"]),
+    "export gap": (["export", "min_gap=-1"], ["min_gap=-1: should be 0 or more"]),
     "report of an unknown run": (["report", "run=nope"], ["outputs/nope holds no run"]),
     "report of nothing": (["report", "nope"], ["'nope'", "run=NAME"]),
     "explain without an id": (["explain"], ["needs one record id", "explain 3fa4"]),

@@ -23,8 +23,9 @@ def request_of(row: Mapping[str, Any]) -> str:
     return text
 
 
-def check_columns(task: str, columns: set[str] | None) -> list[str]:
-    if columns is None or columns & set(COLUMNS):
+def check_columns(task: str, columns: set[str] | None, *others: str) -> list[str]:
+    """`others` are columns that the task takes, too."""
+    if columns is None or columns & {*COLUMNS, *others}:
         return []
     there = ", ".join(sorted(columns)) or "none"
     return [f"task={task} needs seeds with a column `instruction`, or a plain list of requests (there is {there})"]

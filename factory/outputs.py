@@ -22,6 +22,7 @@ from factory.errors import ConfigError, near
 from factory.journal import Fate, Journal
 from factory.records import Message, Record
 from factory.run_folder import unwritable
+from factory.selection import Seen
 
 if TYPE_CHECKING:
     import pyarrow
@@ -42,19 +43,17 @@ def final_fates(journal: Journal, config: int, wanted: int | None) -> Iterator[F
 
     A duplicate is a kept record with the fingerprint of an earlier one; surplus is kept beyond the `wanted` ones.
     """
-    seen: set[int] = set()
+    seen = Seen()
     accepted = 0
     for fate, fingerprint in journal.fates_with_fingerprints(config):
         if fate.record.kept:
             reason = ""
-            if fingerprint is not None and hash(fingerprint) in seen:
-                reason = "duplicate: the same solution as an earlier record"
+            if seen.knows(fingerprint):
+                reason = "duplicate: the same as an earlier record"
             elif wanted is not None and accepted >= wanted:
                 reason = "surplus: enough records were there already"
             else:
-                accepted += 1
-                if fingerprint is not None:
-                    seen.add(hash(fingerprint))
+                accepted += seen.new(fingerprint)
             if reason:
                 fate = replace(fate, record=fate.record.model_copy(update={"kept": False, "reason": reason}))
         yield fate

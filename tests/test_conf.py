@@ -28,7 +28,8 @@ LOCAL = ["engine=openai", "engine.base_url=http://127.0.0.1:9/v1", "model=custom
 
 
 # What a task needs to be told that brings no seeds of its own.
-SOURCES = {"respond": ["source.path=rows.jsonl"], "rejection_sampling": ["source.path=rows.jsonl"]}
+SOURCES = {"respond": ["source.path=rows.jsonl"], "rejection_sampling": ["source.path=rows.jsonl"],
+           "oss_instruct": [f"source.path={ROOT}/factory"]}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -110,7 +110,7 @@ def test_equal_answers_count_once_and_style_prompts_are_dropped(tmp_path: Path) 
         sent = {tuple(turn["content"] for turn in body["messages"]) for body in server.bodies}
     assert sent == {("Terse", "Be kind.", "Hi"), ("Chatty", "Be kind.", "Hi")}
     reasons = manifest(tmp_path, TASK)["reasons"]
-    assert reasons == {"duplicate: the same solution as an earlier record": 6}
+    assert reasons == {"duplicate: the same as an earlier record": 6}
     for record in fates(tmp_path, TASK):
         assert [turn.content for turn in record.messages[:-1]] == ["Be kind.", "Hi"]
         assert record.meta["system"] in ("Terse", "Chatty")

@@ -52,8 +52,9 @@ class Generator(Protocol):
 
     def check(self, columns: set[str] | None) -> list[str]: ...
 
-    def fingerprint(self, record: Record) -> str | None:
-        """What makes two records the same one (only the first is kept); None where duplicates are welcome."""
+    def fingerprint(self, record: Record) -> str | Sequence[str] | None:
+        """What makes two records the same one (only the first is kept), each of several keys by itself; None where
+        duplicates are welcome."""
 
     async def generate(self, item: Item, context: Context) -> Sequence[Record]: ...
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # Lower may not import higher. What is not named here may import whatever it likes.
 LAYERS = [
     {"records", "errors"},
-    {"constraints", "prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources"},
+    {"constraints", "prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources", "sources_code"},
     {"generators", "scorers", "selection"},
     {"pipeline", "outputs"},
     {

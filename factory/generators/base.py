@@ -138,7 +138,10 @@ class Context:
         reason: str = "",
         parents: Sequence[str] = (),
     ) -> Record:
-        """A record of this item, not scored yet; with a `reason` it is lost already."""
+        """A record of this item, not scored yet; with a `reason` it is lost already.
+
+        Its `parents` are, unless given, the records of another run that the item was made from.
+        """
         identity = content_hash(
             self.settings.name,
             self._template_digest,
@@ -155,6 +158,6 @@ class Context:
             messages=tuple(messages),
             meta=dict(meta or {}),
             reason=reason,
-            parents=tuple(parents),
+            parents=tuple(parents) or self.item.parents,
             usage=self.usage,
         )

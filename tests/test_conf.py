@@ -29,6 +29,7 @@ LOCAL = ["engine=openai", "engine.base_url=http://127.0.0.1:9/v1", "model=custom
 
 # What a task needs to be told that brings no seeds of its own.
 SOURCES = {"respond": ["source.path=rows.jsonl"], "rejection_sampling": ["source.path=rows.jsonl"],
+           "instruction_backtranslation": ["source.items=[{text: hi}]"],
            "oss_instruct": [f"source.path={ROOT}/factory"]}  # fmt: skip
 
 

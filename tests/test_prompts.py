@@ -36,6 +36,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "backtranslation/few_shot/describe.j2": {"examples": [{**EXAMPLE, "code": "y", "description": "d"}], "code": "x = 1"},
     "backtranslation/few_shot/regenerate.j2": {"examples": [{**EXAMPLE, "code": "y", "description": "d"}], "description": "Doubles.",
                                                "signature": "def f(x):"},
+    "instruction_backtranslation/chat/instruction.j2": {"text": "Herons wait."},
+    "instruction_backtranslation/few_shot/instruction.j2": {"text": "Herons wait."},
     "instructions_with_constraints/single.j2": {"request": "Describe rain.", "constraints": ["No comma."], "listed": True},
     "instructions_with_constraints/all_turns.j2": {"request": "Describe rain.", "constraints": ["No comma."]},
     "instructions_with_constraints/revision.j2": {"constraints": ["No comma.", "No digit."]},

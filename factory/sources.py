@@ -27,7 +27,7 @@ from pydantic import Field
 
 from factory.errors import ConfigError, RecordError, Stopped
 from factory.records import Frozen
-from factory.sources_code import functions, imported_by_many
+from factory.sources_code import functions, imported_by_many, python_files
 
 Row = Mapping[str, Any]
 Kind = Literal["auto", "own", "rows", "texts", "dataset", "list", "snippets", "functions", "repository", "run"]
@@ -191,7 +191,9 @@ class Source:
             yield from map(_plain, functions(Path(str(self.settings.path))))
         elif self.kind == "repository":
             root = Path(str(self.settings.path))
-            yield from map(_file_in_tree, imported_by_many(root, self.settings.least_importers))
+            tree = _tree_digest(root)
+            for row in imported_by_many(root, self.settings.least_importers):
+                yield _digest(f"{tree}/{row['removed']}".encode()), functools.partial(dict, row)
         elif self.kind == "run":
             yield from self._run()
         else:
@@ -336,11 +338,10 @@ def _record_row(record: Mapping[str, Any]) -> Row:
     return {"messages": record["messages"], "instruction": asked, **orjson.loads(record["meta"])}
 
 
-def _file_in_tree(row: Mapping[str, Any]) -> tuple[str, Callable[[], Row]]:
-    """Its digest covers what the files hold, not only where they are."""
-    files = [Path(row["repository"], name) for name in (row["removed"], *row["dependents"])]
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return _digest(orjson.dumps(stamps)), functools.partial(dict, row)
+def _tree_digest(root: Path) -> str:
+    """Changes with any Python file of the tree, without reading them."""
+    stats = ((str(file), file.stat()) for file in python_files(root))
+    return _digest(orjson.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
 
 
 def _parse_line(line: bytes, name: str, number: int) -> Row:

@@ -16,7 +16,18 @@ ROOT = Path(__file__).parent.parent
 # Lower may not import higher. What is not named here may import whatever it likes.
 LAYERS = [
     {"records", "errors"},
-    {"constraints", "prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources", "sources_code"},
+    {
+        "constraints",
+        "prompts",
+        "engine",
+        "sandbox",
+        "journal",
+        "journal_file",
+        "run_folder",
+        "sources",
+        "sources_code",
+        "tokens",
+    },
     {"generators", "scorers", "selection"},
     {"pipeline", "outputs"},
     {

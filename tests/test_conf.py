@@ -20,6 +20,7 @@ from factory.compose import compose_config, groups
 from factory.config import imported, options, validated
 from factory.plan import make_plan
 from factory.settings import ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
+from tests.test_tokens import tokenizer_file
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -30,6 +31,7 @@ LOCAL = ["engine=openai", "engine.base_url=http://127.0.0.1:9/v1", "model=custom
 # What a task needs to be told that brings no seeds of its own.
 SOURCES = {"respond": ["source.path=rows.jsonl"], "rejection_sampling": ["source.path=rows.jsonl"],
            "instruction_backtranslation": ["source.items=[{text: hi}]"],
+           "long_context": ["source.items=[{text: hi}]", "task.tokenizer=tokenizer.json"],
            "oss_instruct": [f"source.path={ROOT}/factory"]}  # fmt: skip
 
 
@@ -37,6 +39,7 @@ SOURCES = {"respond": ["source.path=rows.jsonl"], "rejection_sampling": ["source
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text(json.dumps({"instruction": "hi"}) + "\n")
+    tokenizer_file(tmp_path)
 
 
 def composed(*words: str) -> dict[str, Any]:

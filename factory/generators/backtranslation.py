@@ -117,7 +117,8 @@ class Backtranslation:
             examples = load_data(self._templates, EXAMPLES)
             prompt = context.render(self._prompts[0], examples=examples, code=code)
             answer = await context.ask(prompt=prompt, label="describe", sampling=self.settings.few_shot_sampling)
-            text = f"The function {answer.text.split('# ')[0].strip()}"
+            said, _, _ = answer.text.partition("\n# ")
+            text = f"The function {said.strip()}"
         else:
             question = context.render(self._prompts[0], code=code, language=language, style=style)
             answer = await context.ask(chat(question), label="describe")
@@ -137,7 +138,8 @@ class Backtranslation:
             examples = load_data(self._templates, EXAMPLES)
             prompt = context.render(self._prompts[1], examples=examples, description=description, signature=told)
             answer = await context.ask(prompt=f"{prompt}\n", label="regenerate", sampling=settings.few_shot_sampling)
-            return f"{told}\n{answer.text.split('# ')[0].rstrip()}"
+            body, _, _ = answer.text.partition("\n# ")
+            return f"{told}\n{body.rstrip()}"
         question = context.render(self._prompts[1], description=description, signature=told, language=language)
         answer = await context.ask(chat(question), label="regenerate", sampling=settings.regenerate_sampling)
         found = fenced_code(answer.text, (language,)) or fenced_code(answer.text)

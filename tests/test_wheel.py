@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.model_server import ModelServer, Reply
+from tests.test_docs import follow
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,6 +107,13 @@ task:
   user: "{{ parsed.riddle }}"
   assistant: "{{ parsed.answer }}"
 """
+
+
+def test_the_page_about_plugging_in_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    """Exactly what the page says, by somebody who has nothing but the wheel."""
+    asked, manifests = follow(ROOT / "docs/plugging-in.md", tmp_path, installed)
+    assert asked == [4, 4, 8]
+    assert (manifests["riddle"]["kept"], manifests["best"]["kept"]) == (1, 2)
 
 
 @pytest.mark.parametrize("script", [False, True])

@@ -276,6 +276,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise unwritable(path.parent, error) from error
 
 
+def write_config(folder: Path, composed: Mapping[str, Any]) -> None:
+    """Write the composed configuration into the run folder."""
+    import yaml
+
+    text = yaml.safe_dump({key: value for key, value in composed.items() if key != "hydra"}, sort_keys=False)
+    write_atomically(folder / "config.yaml", text.encode())
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
     write_atomically(folder / "manifest.json", data + b"\n")

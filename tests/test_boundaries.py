@@ -28,7 +28,7 @@ LAYERS = [
         "sources_code",
         "tokens",
     },
-    {"generators", "scorers", "selection"},
+    {"generators", "scorers", "selection", "reasoning", "reasoning_worker"},
     {"pipeline", "outputs"},
     {
         "settings",
@@ -42,6 +42,10 @@ LAYERS = [
         "report",
         "explain",
         "progress",
+        "train",
+        "engine_room",
+        "endpoint",
+        "evaluation",
     },
     {"cli", "doctor"},
 ]

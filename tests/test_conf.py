@@ -18,8 +18,10 @@ from pydantic_core import PydanticUndefined
 
 from factory.compose import compose_config, groups
 from factory.config import imported, options, validated
+from factory.evaluation import lm_eval
+from factory.evaluation.plan import make_evaluation
 from factory.plan import make_plan
-from factory.settings import ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
+from factory.settings import EvaluateSettings, ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
 from tests.test_tokens import tokenizer_file
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +66,11 @@ def words_for(file: str) -> list[str]:
     return [*task, *LOCAL, *chosen]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(("hydra", "export"))])
+# Of other commands than `generate`.
+ELSEWHERE = ("hydra", "export", "evaluate", "suite")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(ELSEWHERE)])
 def test_every_file_composes_and_validates(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = words_for(file)
     if "engine=openai" in words and LOCAL[1] not in words:
@@ -92,6 +98,7 @@ def test_every_group_has_its_test_above() -> None:
         "model",
         "sandbox",
         "scorer",
+        "suite",
         "task",
     }
     assert {"engine", "model", "sandbox", "scorer", "task"} <= set(groups())
@@ -102,6 +109,38 @@ def test_export_composes_and_validates() -> None:
     found, problems = compose_config("export", [])
     validated(ExportSettings, {key: value for key, value in found.items() if key != "hydra"}, "", problems)
     assert problems == []
+
+
+# What a suite needs beside its file.
+SUITES = {
+    "humaneval": [],
+    "reasoning": [],
+    "preference": ["source.path=rows.jsonl", "model@baseline.model=smollm2"],
+    "perplexity": ["source.path=rows.jsonl", "suite.text='{{ instruction }}'", "suite.tokenizer=some/model"],
+    "lm_eval": ["suite.tokenizer=some/model"],
+}
+
+
+@pytest.mark.parametrize("suite", options("suite"))
+def test_every_suite_composes_and_validates(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_eval.shutil, "which", lambda name: name)
+    found, problems = compose_config("evaluate", [f"suite={suite}", *SUITES[suite], *LOCAL])
+    for role in ("judge", "baseline"):
+        if found[role]:
+            found[role]["engine"] = found["engine"]
+            found[role]["model"] = {**found["model"], "path": role}
+    plan = make_evaluation(found, problems)
+    assert plan.suite.settings.name == suite
+    assert set(plan.endpoints) == set(plan.suite.roles)
+
+
+def test_the_suites_of_the_project_run_on_the_embedded_model() -> None:
+    """What `evaluate` does without any word is fit for the machine that the tests run on."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    plan = make_evaluation(*compose_config("evaluate", []))
+    assert (plan.suite.settings.name, plan.settings.model.name) == ("humaneval", "smollm2")
+    assert str(plan.settings.folder) == "outputs/evaluate/humaneval-smollm2"
 
 
 def test_every_file_says_what_it_is() -> None:
@@ -115,9 +154,13 @@ def test_every_file_says_what_it_is() -> None:
 
 def settings_models() -> set[type[BaseModel]]:
     """The settings of every command, and of every generator and scorer in `conf/`, with those within them."""
-    todo: list[Any] = [GenerateSettings, ExportSettings, OpenAIEngine, VllmEngine]
+    todo: list[Any] = [GenerateSettings, ExportSettings, EvaluateSettings, OpenAIEngine, VllmEngine]
     for name in options("task"):
         todo.append(imported(composed(f"task={name}")["task"]["generator"], "", []).Settings)
+    for name in options("suite"):
+        todo.append(
+            imported(yaml.safe_load((CONF / f"suite/{name}.yaml").read_text())["suite"]["suite"], "", []).Settings
+        )
     for name in options("scorer"):
         todo.append(imported(yaml.safe_load((CONF / f"scorer/{name}.yaml").read_text())["scorer"], "", []).Settings)
     found: set[type[BaseModel]] = set()
@@ -155,7 +198,7 @@ def test_every_key_is_read_by_the_code() -> None:
         if name not in read and name not in TOGETHER
     ]
     # The class's name is read from the plain data: it is imported before its settings can be checked.
-    assert set(unread) <= {f"{model.__name__}.generator" for model in settings_models()}
+    assert set(unread) <= {f"{model.__name__}.{name}" for model in settings_models() for name in ("generator", "suite")}
 
 
 def test_sampling_is_sent_whole() -> None:
@@ -165,8 +208,11 @@ def test_sampling_is_sent_whole() -> None:
     assert set(Sampling.model_validate(dict.fromkeys(TOGETHER, 1)).body()) == TOGETHER
 
 
+COMMAND_SETTINGS = (("generate", GenerateSettings), ("export", ExportSettings), ("evaluate", EvaluateSettings))
+
+
 def test_every_top_level_key_of_the_commands_is_a_setting() -> None:
-    for command, model in (("generate", GenerateSettings), ("export", ExportSettings)):
+    for command, model in COMMAND_SETTINGS:
         keys = set(compose_config(command, [])[0]) - {"hydra"}
         assert keys == set(model.model_fields), f"{command}: YAML and settings name different keys"
 
@@ -198,6 +244,9 @@ def test_no_default_is_given_twice_and_differently() -> None:
         model = imported(data["scorer"], "", []).Settings
         own = {key: value for key, value in data.items() if key not in ("scorer", "enabled", "keep")}
         found += disagreements(model, own, f"scorer/{name}")
+    for name in options("suite"):
+        data = yaml.safe_load((CONF / f"suite/{name}.yaml").read_text())["suite"]
+        found += disagreements(imported(data["suite"], "", []).Settings, data, f"suite/{name}")
     found += disagreements(VllmEngine, composed("engine=vllm")["engine"], "engine/vllm")
     found += disagreements(OpenAIEngine, composed("engine=openai")["engine"], "engine/openai")
     assert found == []

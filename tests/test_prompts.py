@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 TEMPLATES = sorted(str(path.relative_to(ROOT / "prompts")) for path in (ROOT / "prompts").rglob("*.j2"))
 EXAMPLE = {"problem": "Write a function that doubles.", "solution": "def double(x):\n    return 2 * x", "cases": "x",
            "tests": ["assert double(2) == 4"], "signature": "double(x)", "text": "An example."}  # fmt: skip
-# What each template is given, by whoever renders it (factory/generators, factory/scorers).
+# What each template is given, by whoever renders it (factory/generators, factory/scorers, factory/evaluation).
 GIVEN: dict[str, dict[str, Any]] = {
     "code/chat/problem_snippet.j2": {"snippet": "x = 1", "language": "python", "level": "beginner"},
     "code/chat/problem_topic.j2": {"topic": "sorting", "language": "python", "level": "beginner"},
@@ -54,6 +54,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "instructions_with_constraints/single.j2": {"request": "Describe rain.", "constraints": ["No comma."], "listed": True},
     "instructions_with_constraints/all_turns.j2": {"request": "Describe rain.", "constraints": ["No comma."]},
     "instructions_with_constraints/revision.j2": {"constraints": ["No comma.", "No digit."]},
+    "evaluate/humaneval.j2": {"problem": "def double(x):", "name": "double"},
+    "evaluate/reasoning.j2": {"question": "What is 2 + 2?"},
+    "evaluate/preference.j2": {"question": "Hi", "first": "Hello.", "second": "What?", "criteria": "- Is it kind?"},
     "judge/rubric.j2": {"conversation": [{"role": "user", "content": "Hi"}], "rubric": "- Is it kind?", "low": 1, "high": 5},
 }  # fmt: skip
 IN_ONE_BRANCH = {("backtranslation/ask.j2", "code"), ("backtranslation/ask.j2", "style")}

@@ -147,9 +147,9 @@ def test_the_functions_of_a_folder_are_seeds(tmp_path: Path) -> None:
 
 def test_a_small_model_continues_examples(tmp_path: Path) -> None:
     def script(body: dict[str, Any]) -> Reply:
-        if body["prompt"].endswith("def span(numbers: list[int]) -> int:\n"):
+        if body["prompt"].endswith("def span(numbers: list[int]) -> int:"):
             assert "# What it does\nThe function gives the difference" in body["prompt"]
-            return Reply("    if not numbers:\n        return 0\n    return max(numbers) - min(numbers)\n\n")
+            return Reply("\n    if not numbers:\n        return 0\n    return max(numbers) - min(numbers)\n\n")
         assert body["prompt"].endswith(f"{CODE}\n\n# What it does\nThe function")
         return Reply(" gives the difference of the largest and the smallest number, or 0.\n")
 

@@ -161,8 +161,8 @@ def test_what_a_language_has_no_form_for_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("programs")
 def test_a_small_model_continues_examples(tmp_path: Path) -> None:
     def script(body: dict[str, Any]) -> Reply:
-        assert body["prompt"].endswith(f"# Python\n{CODE}\n\n# javascript\nfunction spread(numbers) {{\n")
-        return Reply(RIGHT["javascript"].split("\n", 1)[1] + "\n")
+        assert body["prompt"].endswith(f"# Python\n{CODE}\n\n# javascript\nfunction spread(numbers) {{")
+        return Reply("\n" + RIGHT["javascript"].split("\n", 1)[1] + "\n")
 
     with ModelServer(script) as server:
         words = seeds(tmp_path, {"code": CODE, "tests": TESTS})

@@ -137,9 +137,9 @@ class Backtranslation:
         if self.prompt_form == "few_shot":
             examples = load_data(self._templates, EXAMPLES)
             prompt = context.render(self._prompts[1], examples=examples, description=description, signature=told)
-            answer = await context.ask(prompt=f"{prompt}\n", label="regenerate", sampling=settings.few_shot_sampling)
+            answer = await context.ask(prompt=prompt, label="regenerate", sampling=settings.few_shot_sampling)
             body, _, _ = answer.text.partition("\n# ")
-            return f"{told}\n{body.rstrip()}"
+            return told + body.rstrip()
         question = context.render(self._prompts[1], description=description, signature=told, language=language)
         answer = await context.ask(chat(question), label="regenerate", sampling=settings.regenerate_sampling)
         found = fenced_code(answer.text, (language,)) or fenced_code(answer.text)

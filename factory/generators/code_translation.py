@@ -197,9 +197,9 @@ class CodeTranslation:
             ]
             variables = job.variables("code", "language", "signature")
             prompt = context.render(f"{FOLDER}/few_shot/translate.j2", examples=examples, **variables)
-            answer = await context.ask(prompt=f"{prompt}\n", label=label, sampling=self.settings.few_shot_sampling)
+            answer = await context.ask(prompt=prompt, label=label, sampling=self.settings.few_shot_sampling)
             body, _, _ = answer.text.partition("\n# ")
-            return f"{job.signature}\n{body.rstrip()}"
+            return job.signature + body.rstrip()
         variables = job.variables("code", "language", "signature", "convention")
         answer = await context.ask(chat(context.render(f"{FOLDER}/chat/translate.j2", **variables)), label=label)
         found = fenced_code(answer.text, FENCES[job.language])

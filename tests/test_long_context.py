@@ -171,6 +171,34 @@ def test_a_small_model_continues_examples(tmp_path: Path, words: tuple[str, ...]
     assert manifest(tmp_path / "other", TASK)["reasons"] == {"qa: the answer is not in the text": 1}
 
 
+@pytest.mark.parametrize(
+    ("question", "summary", "reasons"),
+    [
+        (
+            " What is ship number 0?\nAnswer: ship number 0\n",
+            " Ships pass in fog.\n",
+            ["qa: the answer only repeats the question"],
+        ),
+        (
+            " Who wrote it?\nAnswer: the keeper\n",
+            " An island's ferry runs twice daily.\n",
+            ["summary: the answer is not in the text"],
+        ),
+        (" Who wrote it", "\n", ["qa: parse: not question and answer", "summary: answer: empty"]),
+    ],
+)
+def test_what_a_small_model_gets_wrong_is_lost(
+    tmp_path: Path, words: tuple[str, ...], question: str, summary: str, reasons: list[str]
+) -> None:
+    def answer(body: dict[str, Any]) -> Reply:
+        return Reply(question if body["prompt"].endswith("Question:") else summary)
+
+    with ModelServer(answer) as server:
+        small = (*words, "task.questions=1", "task.kinds=[qa, summary]", "model.prompt_form=few_shot")
+        run_task(tmp_path, server, TASK, rows(tmp_path, {"text": document(3)}), *small)
+    assert list(manifest(tmp_path, TASK)["reasons"]) == reasons
+
+
 # ---- repositories
 
 

@@ -185,6 +185,8 @@ class LongContext:
                 raise RecordError("parse: not question and answer")
             if _grounded(made["answer"], text) < GROUNDED:
                 raise RecordError("the answer is not in the text")
+            if _grounded(made["answer"], made["question"]) == 1:
+                raise RecordError("the answer only repeats the question")
         else:
             question = context.render(f"{FOLDER}/chat/question.j2", text=text, whole=whole)
             response = await context.ask(chat(question), label=label, sample=place + 1)
@@ -250,8 +252,13 @@ class LongContext:
     async def _short_summary(self, text: str, label: str, context: Context) -> str:
         prompt = context.render(f"{FOLDER}/few_shot/summary.j2", text=text)
         response = await context.ask(prompt=prompt, label=label, sampling=self.settings.few_shot_sampling)
-        if not (line := response.text.strip().split("\n")[0]):
+        line, more, _ = response.text.strip().partition("\n")
+        if not line:
             raise RecordError("answer: empty")
+        if response.truncated and not more:
+            raise RecordError("answer: cut off at the token limit")
+        if _grounded(line, text) < GROUNDED:
+            raise RecordError("the answer is not in the text")
         return line
 
     # ---- repositories
@@ -314,6 +321,7 @@ def _holds(text: str, quotation: str) -> bool:
 
 
 def _grounded(answer: str, text: str) -> float:
+    """Share of the answer's words of four letters or more whose beginnings (their first four) the text holds."""
     words = re.findall(r"\w{4,}", answer.lower())
-    there = set(re.findall(r"\w+", text.lower()))
-    return sum(word in there for word in words) / len(words) if words else 1.0
+    there = {word[:4] for word in re.findall(r"\w{4,}", text.lower())}
+    return sum(word[:4] in there for word in words) / len(words) if words else 1.0

@@ -129,3 +129,23 @@ def test_one_answer_that_fails_costs_one_record(tmp_path: Path) -> None:
     assert reasons.pop("source: messages is no list of role and content") == 1
     (other,) = reasons
     assert other.startswith("engine: ")
+
+
+def test_what_fails_waits_for_what_is_under_way() -> None:
+    import asyncio
+
+    from factory.generators.together import together
+
+    done = []
+
+    async def work(number: int) -> int:
+        await asyncio.sleep(0.01 * number)
+        if number == 0:
+            raise ValueError("at once")
+        done.append(number)
+        return number
+
+    with pytest.raises(ValueError, match="at once"):
+        asyncio.run(together(map(work, range(4))))
+    assert done == [1, 2, 3]
+    assert asyncio.run(together(map(work, range(1, 4)))) == [1, 2, 3]

@@ -7,7 +7,6 @@ the original. A translation that fails is sent back with what happened, a bounde
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +20,7 @@ from factory.generators.code import FENCES
 from factory.generators.few_shot import load_data
 from factory.generators.functions import DATA, code_of, own_functions
 from factory.generators.parsing import fenced_code
+from factory.generators.together import together
 from factory.generators.translated_tests import CannotSay, Case, cases_of, convention, program, said, sayable, signature
 from factory.prompts import Templates
 from factory.records import Record, content_hash
@@ -112,7 +112,7 @@ class CodeTranslation:
             self._translated(code, entry.name, parameters, cases, target, number, item, context)
             for number, target in enumerate(self.settings.languages)
         )
-        return await asyncio.gather(*made)
+        return await together(made)
 
     def _check_languages(self, context: Context) -> None:
         """Raises `UserError` before anything is asked where a language cannot be run here."""

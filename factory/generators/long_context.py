@@ -20,6 +20,7 @@ from factory.engine.request import Response, Sampling
 from factory.errors import ConfigError, RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
 from factory.generators.parsing import ParseSettings, parse_answer
+from factory.generators.together import together
 from factory.prompts import Templates
 from factory.records import Record, content_hash
 from factory.sources import Item
@@ -207,7 +208,7 @@ class LongContext:
         """A summary of every chunk, then summaries of as many summaries as fit into a chunk, until one is left."""
         count = len(chunks)
         asked = (self._summary(chunk, number, count, context) for number, chunk in enumerate(chunks, 1))
-        summaries = await asyncio.gather(*asked)
+        summaries = await together(asked)
         level = 0
         while len(summaries) > 1:
             level += 1
@@ -215,7 +216,7 @@ class LongContext:
             if len(groups) == len(summaries):
                 raise RecordError("a summary is as long as a chunk")
             merged = (self._merge(group, level, number, context) for number, group in enumerate(groups))
-            summaries = await asyncio.gather(*merged)
+            summaries = await together(merged)
         return summaries[0]
 
     def _groups(self, summaries: Sequence[str]) -> list[list[str]]:

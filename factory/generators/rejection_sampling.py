@@ -7,7 +7,6 @@ steer the style of the answers and are dropped from the training text: `systems`
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from factory.errors import RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
 from factory.generators.from_template import TOO_LONG
 from factory.generators.requests import DATA, check_columns, own_requests, request_of
+from factory.generators.together import together
 from factory.prompts import Templates
 from factory.records import Message, Record, content_hash
 from factory.sources import Item
@@ -57,7 +57,7 @@ class RejectionSampling:
         systems = [context.rng.choice(self.settings.systems or ("",)) for _ in range(self.settings.answers)]
         meta = {"group": content_hash([turn.model_dump() for turn in prompt]), "seed": dict(item.row)}
         asked = (self._answer(prompt, meta, systems[number], number, context) for number in range(len(systems)))
-        return await asyncio.gather(*asked)
+        return await together(asked)
 
     async def _answer(
         self, prompt: tuple[Message, ...], meta: Mapping[str, Any], system: str, number: int, context: Context

@@ -26,7 +26,7 @@ CODE = "def span(numbers: list[int]) -> int:\n    if not numbers:\n        retur
 TELLS = (
     "Takes a list of whole numbers and gives the difference of its largest and smallest one, and 0 for an empty list."
 )
-SAME = "```python\ndef span(numbers: list[int]) -> int:\n    top = sorted(numbers)\n    return top[-1] - top[0] if top else 0\n```"
+SAME = "```python\ndef solve(numbers: list[int]) -> int:\n    top = sorted(numbers)\n    return top[-1] - top[0] if top else 0\n```"
 EMPTY_WRONG = (
     "```python\ndef span(numbers: list[int]) -> int:\n    return max(numbers, default=1) - min(numbers, default=0)\n```"
 )
@@ -39,10 +39,16 @@ def scripted(describe: str = TELLS, again: str = SAME, inputs: str = "[]", grade
             return Reply(json.dumps({"reason": "none found", "score": grade}))
         if "from its description" in text:
             assert "if not numbers" not in text, "the description and the head are all that it may see"
+            assert "span" not in text, "and not the name, which tells too much"
+            assert language_other(text) or "def solve(" in text
             return Reply(again)
         return Reply(inputs if text.startswith("Choose") else describe)
 
     return ModelServer(script)
+
+
+def language_other(text: str) -> bool:
+    return "```python" not in text
 
 
 def seeds(folder: Path, *rows: dict[str, Any]) -> tuple[str, ...]:
@@ -68,6 +74,7 @@ def test_equal_behaviour_keeps_the_description(tmp_path: Path) -> None:
     assert (detail["by"], detail["passed"]) == ("execution", detail["total"])
     assert described.meta["tests_by"] == "annotations"
     assert "assert span([]) == 0" in described.meta["tests"]
+    assert described.meta["solution"].endswith("span = solve")
 
 
 def test_one_input_that_tells_them_apart_is_enough(tmp_path: Path) -> None:
@@ -147,7 +154,7 @@ def test_the_functions_of_a_folder_are_seeds(tmp_path: Path) -> None:
 
 def test_a_small_model_continues_examples(tmp_path: Path) -> None:
     def script(body: dict[str, Any]) -> Reply:
-        if body["prompt"].endswith("def span(numbers: list[int]) -> int:"):
+        if body["prompt"].endswith("def solve(numbers: list[int]) -> int:"):
             assert "# What it does\nThe function gives the difference" in body["prompt"]
             return Reply("\n    if not numbers:\n        return 0\n    return max(numbers) - min(numbers)\n\n")
         assert body["prompt"].endswith(f"{CODE}\n\n# What it does\nThe function")
@@ -192,6 +199,7 @@ def test_the_projects_functions_pass_their_tests_and_can_be_drawn_for() -> None:
 def test_heads_and_drawn_inputs() -> None:
     assert head("import os\n@cache\ndef f(a: int, *, b=2) -> str:\n    return 1") == "def f(a: int, *, b=2) -> str:"
     assert head("x = 1") == ""
+    assert head("def f(a):\n    return f(a)", "g") == "def g(a):"
 
     def drawn(text: str) -> Any:
         return drawn_inputs(ast.parse(f"def f({text}): pass").body[0], random.Random(1), 20)  # type: ignore[arg-type]

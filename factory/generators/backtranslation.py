@@ -7,6 +7,7 @@ compares them. The `fidelity` scorer does both.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +26,7 @@ from factory.records import Message, Record, content_hash
 from factory.sources import Item
 
 FOLDER = "backtranslation"
+HIDDEN = "solve"  # what the function is called where its name would tell what the description must
 EXAMPLES = f"{FOLDER}/few_shot/examples.yaml"
 Style = Literal["document", "explain"]
 Direction = Literal["describe", "implement"]
@@ -86,8 +88,8 @@ class Backtranslation:
             raise RecordError("source: the few-shot prompts are for python")
         style = context.rng.choice(settings.styles)
         description = await self._describe(code, language, style, context)
-        told = head(code) if language == "python" else code.strip().splitlines()[0]
-        again = await self._regenerate(description, told, language, context)
+        told = (head(code) if language == "python" else "") or code.strip().splitlines()[0]
+        again = await self._regenerate(description, code, told, language, context)
         tests, by = await self._tests(code, language, row, context)
         meta = {
             "language": language,
@@ -131,8 +133,17 @@ class Backtranslation:
             raise RecordError("description: holds the code")
         return text
 
-    async def _regenerate(self, description: str, told: str, language: str, context: Context) -> str:
-        """Code from the description and its head alone."""
+    async def _regenerate(self, description: str, code: str, told: str, language: str, context: Context) -> str:
+        """Code from the description and its head alone; of a Python function not even the name is told."""
+        entry = entry_of(code) if language == "python" else None
+        if entry is None:
+            return await self._from_description(description, told, language, context)
+        again = await self._from_description(description, head(code, HIDDEN), language, context)
+        # A description may have named the function all the same.
+        own = re.search(rf"^def {re.escape(entry.name)}\b", again, re.MULTILINE)
+        return again if own or entry.name == HIDDEN else f"{again}\n\n\n{entry.name} = {HIDDEN}"
+
+    async def _from_description(self, description: str, told: str, language: str, context: Context) -> str:
         settings = self.settings
         if self.prompt_form == "few_shot":
             examples = load_data(self._templates, EXAMPLES)

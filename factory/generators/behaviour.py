@@ -41,13 +41,13 @@ def entry_of(code: str) -> ast.FunctionDef | None:
     return next((node for node in reversed(tree.body) if isinstance(node, ast.FunctionDef)), None)
 
 
-def head(code: str) -> str:
-    """The function's `def` line, decorators and body left out; nothing where there is no function."""
+def head(code: str, called: str = "") -> str:
+    """The function's `def` line under its own name or another, decorators and body left out; nothing without a function."""
     entry = entry_of(code)
     if entry is None:
         return ""
     bare = copy.copy(entry)
-    bare.body, bare.decorator_list = [ast.Pass()], []
+    bare.body, bare.decorator_list, bare.name = [ast.Pass()], [], called or entry.name
     return ast.unparse(bare).rsplit("\n", 1)[0]
 
 

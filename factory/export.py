@@ -2,7 +2,8 @@
 
 - sft: `messages`, `id`, `task`, `scores`, and the columns carried from the source.
 - preference: `prompt`, `chosen`, `rejected` (lists of messages), `chosen_reward`, `rejected_reward`, `source`, `id`. A
-  kept answer against failed ones to the same problem; a reward is the share of the tests that the answer passed.
+  kept answer against failed ones to the same problem; a reward is the share of the tests that the answer passed, or for
+  records that are answers to one prompt (`meta.group`) the score named by `reward`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from factory.config import imported
-from factory.errors import ConfigError, UserError
+from factory.errors import ConfigError, UserError, near
+from factory.export_groups import GroupPairs, best_of_groups
 from factory.generators.code_checks import test_share
 from factory.journal import Fate, Journal
 from factory.outputs import (
@@ -49,10 +51,16 @@ def export(settings: ExportSettings) -> str:
         if present is None:
             raise ConfigError(f"{folder} holds no records yet; run generate first")
         config, description = present
+        if settings.reward is not None and settings.reward not in (names := _score_names(journal, config)):
+            there = ", ".join(sorted(names)) or "none"
+            raise ConfigError(
+                f"reward={settings.reward}: no such score{near(settings.reward, names)} (there is {there})"
+            )
         fates = _selected(journal, config, description, settings)
         if settings.format == "sft":
             columns = carried_columns(journal.fates(config)) if _carries(description) else {}
-            scores = sorted({name for fate in journal.fates(config) for name in fate.record.scores})
+            scores = sorted(_score_names(journal, config))
+            fates = best_of_groups(fates, settings) if settings.per_group else fates
             rows, schema = _sorted(_sft_rows(fates, columns)), _sft_schema(columns, scores)
         else:
             rows, schema = _sorted(_pairs(fates, settings)), _pair_schema()
@@ -66,6 +74,8 @@ def export(settings: ExportSettings) -> str:
             "format": settings.format,
             "rows": count,
             "keep": settings.keep,
+            "reward": settings.reward,
+            "per_group": settings.per_group,
             "min_gap": settings.min_gap,
             "max_pairs": settings.max_pairs,
             "config": content_hash(description),
@@ -79,7 +89,7 @@ def _nothing(settings: ExportSettings) -> str:
         return (
             f"run={settings.run} holds no pairs: a pair needs a kept answer and a failed one to the same problem, with "
             f"rewards more than min_gap={settings.min_gap:g} apart. task=code makes them with task.alternatives or "
-            "task.repairs above 0."
+            "task.repairs above 0, tasks that answer a prompt several times with task.answers above 1."
         )
     return f"run={settings.run} has no kept records under this rule; see {settings.out}/report.html"
 
@@ -101,9 +111,7 @@ def _selected(
     if settings.keep is None:
         yield from final_fates(journal, config, wanted)
         return
-    names: set[str] = set()
-    for fate in journal.fates(config):
-        names |= set(fate.record.scores)
+    names = _score_names(journal, config)
     try:
         rule = KeepRule(settings.keep, names)
     except ValueError as error:
@@ -114,6 +122,10 @@ def _selected(
         yield Fate(
             fate.seed_index, fate.sample, fate.record.model_copy(update=update), fate.story, fate.final, fate.made_at
         )
+
+
+def _score_names(journal: Journal, config: int) -> set[str]:
+    return {name for fate in journal.fates(config) for name in fate.record.scores}
 
 
 def _sorted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -163,8 +175,11 @@ def _pairs(fates: Iterator[Fate], settings: ExportSettings) -> Iterator[dict[str
     with sqlite3.connect("") as store:
         store.execute("CREATE TABLE chosen (problem TEXT, id TEXT, prompt BLOB, answer TEXT)")
         store.execute("CREATE TABLE failed (problem TEXT, answer TEXT, reward REAL, UNIQUE (problem, answer))")
+        groups = GroupPairs(settings)
         for fate in fates:
             _add_candidates(store, fate.record)
+            groups.add(fate.record)
+        yield from groups.rows()
         store.execute("CREATE INDEX by_problem ON failed (problem)")
         for problem, identity, prompt, answer in store.execute("SELECT * FROM chosen ORDER BY id"):
             rivals = store.execute(

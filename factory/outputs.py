@@ -22,11 +22,13 @@ from factory.errors import ConfigError, near
 from factory.journal import Fate, Journal
 from factory.records import Message, Record
 from factory.run_folder import unwritable
+from factory.selection import Seen
 
 if TYPE_CHECKING:
     import pyarrow
 
 ROWS_A_GROUP = 2_000  # bounds memory, and is still long enough for Parquet's compression
+BYTES_A_GROUP = 8 << 20  # of JSON: rows may be whole books
 ROWS_A_FILE = 200_000
 RESERVED = ("id", "task", "messages", "scores", "meta", "reason", "parents", "usage")
 
@@ -42,19 +44,17 @@ def final_fates(journal: Journal, config: int, wanted: int | None) -> Iterator[F
 
     A duplicate is a kept record with the fingerprint of an earlier one; surplus is kept beyond the `wanted` ones.
     """
-    seen: set[int] = set()
+    seen = Seen()
     accepted = 0
     for fate, fingerprint in journal.fates_with_fingerprints(config):
         if fate.record.kept:
             reason = ""
-            if fingerprint is not None and hash(fingerprint) in seen:
-                reason = "duplicate: the same solution as an earlier record"
+            if seen.knows(fingerprint):
+                reason = "duplicate: the same as an earlier record"
             elif wanted is not None and accepted >= wanted:
                 reason = "surplus: enough records were there already"
             else:
-                accepted += 1
-                if fingerprint is not None:
-                    seen.add(hash(fingerprint))
+                accepted += seen.new(fingerprint)
             if reason:
                 fate = replace(fate, record=fate.record.model_copy(update={"kept": False, "reason": reason}))
         yield fate
@@ -117,6 +117,7 @@ class Shards:
         self.folder, self.schema, self.count = folder, schema, 0
         self._fresh = folder.with_name(f".{folder.name}.new")
         self._rows: list[bytes] = []
+        self._bytes = 0
         self._writer: Any = None
         self._files = self._in_file = 0
         shutil.rmtree(self._fresh, ignore_errors=True)
@@ -124,8 +125,9 @@ class Shards:
 
     def add(self, row: Mapping[str, Any]) -> None:
         self._rows.append(orjson.dumps(row))
+        self._bytes += len(self._rows[-1])
         self.count += 1
-        if len(self._rows) >= ROWS_A_GROUP:
+        if len(self._rows) >= ROWS_A_GROUP or self._bytes >= BYTES_A_GROUP:
             self._write_group()
 
     def _write_group(self) -> None:
@@ -145,7 +147,7 @@ class Shards:
             )
             self._writer.write_table(table.select(self.schema.names))
         self._in_file += len(self._rows)
-        self._rows = []
+        self._rows, self._bytes = [], 0
 
     def finish(self) -> None:
         if self._rows or self._files == 0:

@@ -17,7 +17,7 @@ from factory.errors import GeneratorError, RecordError, ScorerError, Stopped, Us
 from factory.generators.base import Context, Generator
 from factory.journal import Fate, Journal
 from factory.records import Record, Score
-from factory.selection import KeepRule
+from factory.selection import KeepRule, Seen
 from factory.sources import Item
 
 
@@ -45,7 +45,7 @@ class Frontier:
         self.wanted, self.next_index, self.accepted, self.done = wanted, 0, 0, 0
         self._ahead: dict[int, Sequence[str | None]] = {}
         self._ahead_kept = 0
-        self._seen: set[int] = set()
+        self._seen = Seen()
         self.duplicates = 0
 
     def finish(self, index: int, kept: Sequence[str | None]) -> None:
@@ -57,12 +57,10 @@ class Frontier:
             kept = self._ahead.pop(self.next_index)
             self._ahead_kept -= len(kept)
             for fingerprint in kept:
-                if fingerprint is not None and (short := hash(fingerprint)) in self._seen:
+                if self._seen.new(fingerprint):
+                    self.accepted += 1
+                else:
                     self.duplicates += 1
-                    continue
-                if fingerprint is not None:
-                    self._seen.add(short)
-                self.accepted += 1
             self.next_index += 1
 
     @property
@@ -81,13 +79,9 @@ class Frontier:
             return None
         if self.accepted >= self.wanted:
             return self.next_index - 1
-        accepted, seen = self.accepted, set(self._seen)
+        accepted, seen = self.accepted, self._seen.copy()
         for index in sorted(self._ahead):
-            for fingerprint in self._ahead[index]:
-                short = hash(fingerprint)
-                if fingerprint is None or short not in seen:
-                    accepted += 1
-                    seen.add(short)
+            accepted += sum(seen.new(fingerprint) for fingerprint in self._ahead[index])
             if accepted >= self.wanted:
                 return index
         return None
@@ -244,7 +238,8 @@ class Pipeline:
     async def _write(self, item: Item, context: Context, records: list[Record], final: bool) -> list[str | None]:
         """Journal the records; returns their fingerprints. Raises `RecordError` where a plug-in left no plain data."""
         async with boundary(GeneratorError, self.generator.__class__.__name__):
-            prints = [self.generator.fingerprint(record) if record.kept else None for record in records]
+            marks = [self.generator.fingerprint(record) if record.kept else None for record in records]
+        prints = [Seen.joined(mark) for mark in marks]
         story = {"item": item.digest, "exchanges": context.exchanges}
         fates = [Fate(item.index, sample, record, story, final) for sample, record in enumerate(records)]
         try:

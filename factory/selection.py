@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from factory.errors import near
 from factory.records import Score
 
+_JOINT = "\x1f"  # between the keys of one fingerprint
 _COMPARE: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -27,6 +28,32 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+
+
+class Seen:
+    """Fingerprints met so far, as short hashes. One may be several keys (`joined`): a record that shares any is known."""
+
+    def __init__(self, keys: Iterable[int] = ()) -> None:
+        self._keys = set(keys)
+
+    def copy(self) -> Seen:
+        return Seen(self._keys)
+
+    def knows(self, fingerprint: str | None) -> bool:
+        return fingerprint is not None and any(hash(key) in self._keys for key in fingerprint.split(_JOINT))
+
+    def new(self, fingerprint: str | None) -> bool:
+        """Whether nothing of it was met before; it was then. None is always new."""
+        if self.knows(fingerprint):
+            return False
+        if fingerprint is not None:
+            self._keys.update(map(hash, fingerprint.split(_JOINT)))
+        return True
+
+    @staticmethod
+    def joined(fingerprint: str | Sequence[str] | None) -> str | None:
+        """What a generator gives, as the journal keeps it."""
+        return fingerprint if fingerprint is None or isinstance(fingerprint, str) else _JOINT.join(fingerprint)
 
 
 class KeepRule:

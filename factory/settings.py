@@ -109,7 +109,9 @@ class ExportSettings(Frozen):
     to: str
     keep: str | None
     max_pairs: int = Field(ge=1)
-    min_gap: float = Field(ge=0, le=1)
+    min_gap: float = Field(ge=0)
+    reward: str | None
+    per_group: Annotated[int, Field(ge=1)] | None
 
 
 class Endpoint(Frozen):

@@ -1,4 +1,5 @@
-"""Where seed items come from: a file or folder, a Hugging Face dataset, a list, topics drawn for ever, or snippets of code.
+"""Where seed items come from: a file or folder, a Hugging Face dataset, another run, a list, topics drawn for ever, or code
+(snippets, functions, files that many others import).
 
 A source streams: it holds one item at a time (a list or a folder's file names apart). An item that cannot be read is an
 item all the same, whose row raises `RecordError`: the run counts it as lost, with its reason, and goes on.
@@ -26,10 +27,11 @@ from pydantic import Field
 
 from factory.errors import ConfigError, RecordError, Stopped
 from factory.records import Frozen
+from factory.sources_code import functions, imported_by_many, python_files
 
 Row = Mapping[str, Any]
-Kind = Literal["auto", "own", "rows", "texts", "dataset", "list", "snippets"]
-_ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+Kind = Literal["auto", "own", "rows", "texts", "dataset", "list", "snippets", "functions", "repository", "run"]
+_ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".yaml", ".yml")
 _TEXTS = (".txt", ".md", ".rst")
 _UNREADABLE = (OSError, ValueError, KeyError, csv.Error)  # what readers of files raise where one is damaged
 csv.field_size_limit(2**31 - 1)  # a cell may hold a book
@@ -46,6 +48,8 @@ class SourceSettings(Frozen):
     limit: int | None = Field(None, ge=1)
     suffixes: tuple[str, ...] = (".py",)  # of the files that snippets are taken from
     max_lines: int = Field(15, ge=1)  # of a snippet; OSS-instruct takes 1 to 15 lines
+    least_importers: int = Field(5, ge=1)  # of a repository's file; Llama 3.1 removes files that five others import
+    lost: bool = False  # of another run, the records that it did not keep, too
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Item:
     index: int
     digest: str
     load: Callable[[], Row]
+    parents: tuple[str, ...] = ()  # ids of the records that it was made from
 
     @functools.cached_property
     def row(self) -> Row:
@@ -82,9 +87,12 @@ class Source:
         if settings.path is None:
             return "list" if settings.items or self.own is None else "own"
         path = Path(settings.path)
+        if os.path.exists(path / "journal.db"):
+            return "run"
         if os.path.isdir(path):  # not pathlib's: it raises where one may not look
             saved = (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
-            rows = any(child.suffix in _ROWS for child in path.iterdir())
+            tables = set(_ROWS) - {".yaml", ".yml"}
+            rows = any(child.suffix in tables for child in path.iterdir())
             return "dataset" if saved or rows else "texts"
         if path.suffix in _ROWS:
             return "rows"
@@ -102,7 +110,7 @@ class Source:
         if settings.path is None:
             return [f"source.kind={self.kind} needs source.path"]
         path = Path(settings.path)
-        if self.kind in ("rows", "texts", "snippets") and not os.path.exists(path):
+        if self.kind not in ("own", "list", "dataset") and not os.path.exists(path):
             near = sorted(path.parent.glob(f"*{path.suffix}"))[:4] if os.access(path.parent, os.R_OK | os.X_OK) else []
             there = f"; there is {', '.join(map(str, near))}" if near else ""
             return [f"source.path={settings.path}: no such file or folder{there}"]
@@ -110,6 +118,13 @@ class Source:
             return [
                 f"source.path={settings.path}: no such file or folder, and no name of a dataset (owner/name) either"
             ]
+        if self.kind == "run" and not (path / "data").is_dir():
+            return [f"source.path={settings.path}: holds no records of a run; run generate there first"]
+        if self.kind == "functions" and next(functions(path), None) is None:
+            return [f"source.path={settings.path}: holds no Python function that runs by itself"]
+        if self.kind == "repository" and (not path.is_dir() or next(self._loads(), None) is None):
+            return [f"source.path={settings.path}: holds no Python file that {settings.least_importers} others import "
+                    "(source.least_importers)"]  # fmt: skip
         if self.kind == "snippets" and not self._snippet_files:
             return [f"source.path={settings.path}: holds no file ending in {', '.join(settings.suffixes)}"]
         if self.kind == "texts" and path.is_file() and settings.kind == "auto" and path.suffix not in _TEXTS:
@@ -161,7 +176,7 @@ class Source:
                 raise Stopped(
                     f"source.path={self.settings.path}: cannot be read after item {index}: {error}"
                 ) from error
-            yield Item(index, digest, load)
+            yield Item(index, digest, load, (digest,) if self.kind == "run" else ())
 
     def _loads(self) -> Iterator[tuple[str, Callable[[], Row]]]:
         if self.kind == "list":
@@ -172,6 +187,15 @@ class Source:
             yield from self._texts()
         elif self.kind == "dataset":
             yield from map(_plain, self._dataset())
+        elif self.kind == "functions":
+            yield from map(_plain, functions(Path(str(self.settings.path))))
+        elif self.kind == "repository":
+            root = Path(str(self.settings.path))
+            tree = _tree_digest(root)
+            for row in imported_by_many(root, self.settings.least_importers):
+                yield _digest(f"{tree}/{row['removed']}".encode()), functools.partial(dict, row)
+        elif self.kind == "run":
+            yield from self._run()
         else:
             yield from self._rows()
 
@@ -206,6 +230,8 @@ class Source:
                 yield _digest(data), functools.partial(_parse_line, data, path.name, number)
         elif path.suffix == ".parquet":
             yield from self._parquet(path)
+        elif path.suffix in (".yaml", ".yml"):
+            yield from map(_plain, _yaml_rows(path))
         else:
             with open(path, newline="", encoding="utf-8-sig") as text:
                 for row in csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","):
@@ -216,6 +242,17 @@ class Source:
 
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
             yield from map(_plain, batch.to_pylist())
+
+    def _run(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        """Another run's records: `messages`, `instruction` (what the user said first), and what `meta` holds."""
+        import pyarrow.parquet
+
+        folders = ("data", "rejected") if self.settings.lost else ("data",)
+        for folder in folders:
+            for file in sorted(Path(str(self.settings.path), folder).glob("*.parquet")):
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(500, columns=["id", "messages", "meta"]):
+                    for record in batch.to_pylist():
+                        yield record["id"], functools.partial(_record_row, record)
 
     def _texts(self) -> Iterator[tuple[str, Callable[[], Row]]]:
         path = Path(str(self.settings.path))
@@ -281,6 +318,30 @@ def _as_text(value: Any) -> str:
     if isinstance(value, decimal.Decimal | datetime.timedelta):
         return str(value)
     return f"<{type(value).__name__}>"
+
+
+def _yaml_rows(path: Path) -> Iterator[Row]:
+    import yaml
+
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not YAML: {error}") from error
+    if not isinstance(rows, list):
+        raise ValueError("a .yaml file must hold a list of seeds")
+    for row in rows:
+        yield row if isinstance(row, Mapping) else {"item": row}
+
+
+def _record_row(record: Mapping[str, Any]) -> Row:
+    asked = next((turn["content"] for turn in record["messages"] if turn["role"] == "user"), None)
+    return {"messages": record["messages"], "instruction": asked, **orjson.loads(record["meta"])}
+
+
+def _tree_digest(root: Path) -> str:
+    """Changes with any Python file of the tree, without reading them."""
+    stats = ((str(file), file.stat()) for file in python_files(root))
+    return _digest(orjson.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
 
 
 def _parse_line(line: bytes, name: str, number: int) -> Row:

@@ -16,7 +16,18 @@ ROOT = Path(__file__).parent.parent
 # Lower may not import higher. What is not named here may import whatever it likes.
 LAYERS = [
     {"records", "errors"},
-    {"prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources"},
+    {
+        "constraints",
+        "prompts",
+        "engine",
+        "sandbox",
+        "journal",
+        "journal_file",
+        "run_folder",
+        "sources",
+        "sources_code",
+        "tokens",
+    },
     {"generators", "scorers", "selection", "reasoning", "reasoning_worker"},
     {"pipeline", "outputs"},
     {
@@ -26,6 +37,7 @@ LAYERS = [
         "compose",
         "generate",
         "export",
+        "export_groups",
         "card",
         "report",
         "explain",

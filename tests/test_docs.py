@@ -19,21 +19,21 @@ from tests.model_server import ModelServer, Reply
 ROOT = Path(__file__).parent.parent
 FILE = re.compile(r"^`([\w./-]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_plugging_in_from_its_own_page(tmp_path: Path) -> None:
-    page = (ROOT / "docs/plugging-in.md").read_text()
-    files = FILE.findall(page)
+def follow(page: Path, folder: Path, code: Path) -> tuple[list[int], dict[str, dict[str, object]]]:
+    """Do in `folder` what the page about plugging in says, with the package in `code`: (requests so far after each command,
+    the manifests)."""
+    files, commands = FILE.findall(page.read_text()), [shlex.split(line) for line in CONSOLE.findall(page.read_text())]
     assert len(files) == 7
-    for name, text in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    commands = [shlex.split(command) for command in CONSOLE.findall(page)]
     assert len(commands) == 3
+    for name, text in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
     def answer(body: dict[str, object]) -> Reply:
-        thing = "snow" if "snow" in str(body) else "ink"
+        thing = "snow" if "snow" in str(body).lower() else "ink"
         said = "I am snow, white and cold." if thing == "snow" else "I am black and I speak."
         return Reply(f"<riddle>{said}</riddle>\n<answer>{thing.title()}.</answer>")
 
@@ -41,20 +41,31 @@ def test_plugging_in_from_its_own_page(tmp_path: Path) -> None:
         asked = []
         for _, _, _, *words in commands:
             local = [f"engine.base_url={server.url}", "engine=openai", "model=custom", "model.path=m"]
-            done = subprocess.run([sys.executable, "-m", "factory", *words, *local], cwd=tmp_path, capture_output=True,
-                                  text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+            done = subprocess.run([sys.executable, "-m", "factory", *words, *local], cwd=folder, capture_output=True,
+                                  text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(code)})  # fmt: skip
             assert done.returncode == 0, done.stderr
             asked.append(server.count)
-    assert asked == [2, 2, 6], "the second command asks nothing, the third twice for each row"
-    manifests = {
-        task: json.loads((tmp_path / f"outputs/{task}/manifest.json").read_text()) for task in ("riddle", "best")
+        hints = [str(body["messages"][-1]["content"]) for body in server.bodies if len(body["messages"]) == 3]
+    assert sorted(hints) == [
+        f"Now give a hint for whoever cannot guess it. Do not name the {thing}.." for thing in ("ink", "snow")
+    ]
+    return asked, {
+        task: json.loads((folder / f"outputs/{task}/manifest.json").read_text()) for task in ("riddle", "best")
     }
+
+
+def test_plugging_in_from_its_own_page(tmp_path: Path) -> None:
+    asked, manifests = follow(ROOT / "docs/plugging-in.md", tmp_path, ROOT)
+    assert asked == [4, 4, 8], "the second command asks nothing, the others twice for each row"
     assert manifests["riddle"]["kept"] == 1
     assert manifests["riddle"]["reasons"] == {"secret: names its answer": 1}
     assert manifests["best"]["kept"] == 2
     import pyarrow.parquet
 
-    assert pyarrow.parquet.read_table(tmp_path / "outputs/riddle/data")["thing"].to_pylist() == ["ink"]
+    riddle = pyarrow.parquet.read_table(tmp_path / "outputs/riddle/data").to_pylist()
+    assert [row["thing"] for row in riddle] == ["ink"]
+    assert riddle[0]["tone"] in ("solemn", "cheerful")
+    assert [turn["content"] for turn in riddle[0]["messages"]] == ["I am black and I speak.", "Ink."]
     assert pyarrow.parquet.read_table(tmp_path / "outputs/best/data")["tone"].to_pylist() == ["solemn", "cheerful"]
     exported = subprocess.run([sys.executable, "-m", "factory", "export", "run=best"], cwd=tmp_path, capture_output=True,
                               text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip

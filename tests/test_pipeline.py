@@ -410,7 +410,7 @@ def test_a_users_generator_in_a_file_beside_the_run(tmp_path: Path) -> None:
     assert status == 0, said
     assert [answer for _, answer in kept(tmp_path)] == ["the same"]
     assert reasons(tmp_path) == {
-        "duplicate: the same solution as an earlier record": 2,
+        "duplicate: the same as an earlier record": 2,
         "Generator: RuntimeError: the plug-in's own": 1,
     }
 

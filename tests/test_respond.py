@@ -149,3 +149,86 @@ def test_memory_does_not_grow_with_the_run() -> None:
     few, many = measured(2_000), measured(20_000)
     assert (few.status, many.status) == (0, 0)
     assert many.peak < few.peak + 30, f"{few.peak:.0f} MB for 2,000 rows, {many.peak:.0f} MB for 20,000"
+
+
+def test_variables_vary_by_the_yaml_alone(tmp_path: Path) -> None:
+    """Without a source every combination is a seed; with one, each row draws."""
+    from tests.factory_run import run_task
+    from tests.records import fates
+
+    vary = "task.vary={thing: [snow, ink], tone: [solemn, merry, dry]}"
+    ask = "task.prompt='{{ thing }} in a {{ tone }} tone'"
+    with ModelServer() as server:
+        assert run_task(tmp_path, server, "respond", vary, ask, "n=12", "attempts=12", "in_flight=1") == 0
+        asked = [last_text(body) for body in server.bodies]
+    assert len(set(asked[:6])) == 6 and sorted(asked[:6]) == sorted(asked[6:])
+    assert asked[:6] != asked[6:]
+    rows = fates(tmp_path, "respond")
+    assert {(row.meta["thing"], row.meta["tone"]) for row in rows} == {
+        (t, o) for t in ("snow", "ink") for o in ("solemn", "merry", "dry")
+    }
+    write_rows(tmp_path, [{"thing": f"thing {number}"} for number in range(12)])
+    _, server = run_once(tmp_path, lambda body: Reply("x"), vary, ask)
+    sent = {last_text(body) for body in server.bodies}
+    assert len(sent) == 12, "the row's own value stays"
+    assert {text.split(" in a ")[1] for text in sent} == {"solemn tone", "merry tone", "dry tone"}
+
+
+def turning(body: dict[str, Any]) -> Reply:
+    """Answers each of three turns, the second with blocks."""
+    turn = sum(message["role"] == "user" for message in body["messages"])
+    return Reply(["<say>one</say>", "<grade>5</grade> good", "the end"][turn - 1])
+
+
+TURNS = ("task.parse={kind: blocks, names: [say]}",
+         "task.turns=[{name: check, prompt: 'Grade {{ parsed.say }}.', parse: {kind: blocks, names: [grade]}, sampling: {temperature: 0}},"
+         " {name: last, prompt: 'After {{ turns.check.grade }}?'}]")  # fmt: skip
+
+
+def test_turns_follow_the_first_answer(tmp_path: Path) -> None:
+    write_rows(tmp_path, 1)
+    _, server = run_once(tmp_path, turning, *TURNS, "task.system=Be kind.")
+    (row,) = table(tmp_path)
+    assert [message["content"] for message in row["messages"]] == [
+        "Be kind.", "question number 0", "<say>one</say>", "Grade one.", "<grade>5</grade> good", "After 5?", "the end",
+    ]  # fmt: skip
+    assert [body.get("temperature") for body in server.bodies] == [0.7, 0, 0.7]
+    assert json.loads(row["meta"])["turns"]["check"] == {"text": "<grade>5</grade> good", "grade": "5"}
+
+
+def test_the_training_text_may_be_put_together_from_all_turns(tmp_path: Path) -> None:
+    write_rows(tmp_path, 1)
+    words = (
+        "task.user='{{ instruction }}?'",
+        "task.assistant='{{ parsed.say }}, {{ turns.check.grade }}, {{ turns.last.text }}'",
+    )
+    run_once(tmp_path, turning, *TURNS, *words)
+    assert [message["content"] for message in table(tmp_path)[0]["messages"]] == [
+        "question number 0?",
+        "one, 5, the end",
+    ]
+
+
+def test_a_turn_that_fails_names_itself(tmp_path: Path) -> None:
+    write_rows(tmp_path, 1)
+    run_once(tmp_path, lambda body: Reply("<say>one</say>"), *TURNS)
+    assert reasons(tmp_path) == {"check: parse: no <grade> block": 1}
+    (row,) = table(tmp_path, "rejected")
+    assert [message["content"] for message in row["messages"]][-2:] == ["Grade one.", "<say>one</say>"]
+
+
+def test_turns_and_variables_that_cannot_be_are_told(tmp_path: Path) -> None:
+    import pytest
+
+    from factory.errors import ConfigError
+
+    write_rows(tmp_path, 1)
+    for wrong, told in (
+        (("task.turns=[{name: a, prompt: '{{ nothing }}'}]",), "task.turns.a uses {{ nothing }}"),
+        (("task.turns=[{name: a, prompt: x}, {name: a, prompt: y}]",), "two turns are named a"),
+        (("task.turns=[{name: 'a b', prompt: x}]",), "task.turns.0.name"),
+        (("task.vary={tone: []}",), "tone has no values"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            run(tmp_path, "http://127.0.0.1:9/v1", *wrong)
+        assert told in str(caught.value)

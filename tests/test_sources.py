@@ -227,3 +227,130 @@ def test_a_million_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
     next(items)
     path.write_bytes(b"")  # what was not read yet is not in memory: at most a buffer of the file is
     assert sum(1 for _ in items) < 1000
+
+
+def test_a_list_in_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.yaml"
+    path.write_text("- one\n- instruction: two\n  level: 3\n- 4\n")
+    of = source(path)
+    assert of.check() == []
+    assert rows(of) == [{"item": "one"}, {"instruction": "two", "level": 3}, {"item": 4}]
+    path.write_text("a: b")
+    assert "must hold a list of seeds" in source(path).check()[0]
+    path.write_text("- [")
+    assert "is not YAML" in source(path).check()[0]
+
+
+def test_one_text_file_is_one_text(tmp_path: Path) -> None:
+    (tmp_path / "note.md").write_text("A note.")
+    assert rows(source(tmp_path / "note.md")) == [{"text": "A note.", "path": "note.md"}]
+
+
+def test_another_runs_records_are_seeds_and_parents(tmp_path: Path) -> None:
+    from tests.factory_run import run_task
+    from tests.model_server import ModelServer, Reply, last_text
+    from tests.records import fates
+
+    with ModelServer(lambda body: Reply("x" * 50 if "long" in last_text(body) else "short")) as server:
+        first = ("source.items=[{instruction: a},{instruction: long},{instruction: c}]", "scorers.rules.max_chars=20")
+        run_task(tmp_path, server, "respond", *first, "run=first")
+        of = source(tmp_path / "outputs/first")
+        assert of.kind == "run"
+        assert of.check() == []
+        kept = [(row["instruction"], row["messages"][1]["content"]) for row in rows(of)]
+        assert kept == [("a", "short"), ("c", "short")]
+        assert [row["instruction"] for row in rows(source(tmp_path / "outputs/first", lost=True))] == ["a", "c", "long"]
+        run_task(tmp_path, server, "respond", f"source.path={tmp_path}/outputs/first", "run=second")
+    ids = [record.id for record in fates(tmp_path, "first") if record.kept]
+    assert [record.parents for record in fates(tmp_path, "second")] == [(identity,) for identity in ids]
+    assert [record.messages[0].content for record in fates(tmp_path, "second")] == ["a", "c"]
+
+
+SOURCE = '''
+import math
+import numpy
+from pathlib import Path as P
+from . import near
+
+LIMIT = 3
+
+def plain(x):
+    """Twice."""
+    return 2 * x
+
+def rooted(x: float) -> float:
+    return math.sqrt(x) + P("a").suffix.__len__()
+
+def limited(x):
+    return min(x, LIMIT)
+
+def other(x):
+    return plain(x)
+
+def outside(x):
+    return numpy.array(x)
+
+def relative(x):
+    return near.thing(x)
+
+async def later(x):
+    return x
+
+@property
+def marked(self):
+    def inner(y):
+        return [z for z in y]
+    try:
+        return inner(self)
+    except ValueError as error:
+        return error
+'''
+
+
+def test_functions_that_run_by_themselves(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(SOURCE)
+    (tmp_path / "two.py").write_text("def broken(:\n")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden/three.py").write_text("def hidden(x):\n    return x\n")
+    of = source(tmp_path, kind="functions")
+    assert of.check() == []
+    found = {row["name"]: row for row in rows(of)}
+    assert set(found) == {"plain", "rooted", "marked"}
+    assert found["plain"]["code"] == 'def plain(x):\n    """Twice."""\n    return 2 * x'
+    assert found["rooted"]["code"].startswith("import math\nfrom pathlib import Path as P\n\n\ndef rooted")
+    assert found["marked"]["code"].startswith("@property\ndef marked")
+    assert (found["plain"]["path"], found["plain"]["line"]) == ("one.py", 9)
+    for row in (found["plain"], found["rooted"]):
+        exec(row["code"], {})
+    (tmp_path / "one.py").write_text("x = 1\n")
+    assert "no Python function that runs by itself" in of.check()[0]
+
+
+def tree(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_who_imports_whom(tmp_path: Path) -> None:
+    from factory.sources_code import importers
+
+    root = tree(tmp_path / "pack", {
+        "__init__.py": "", "core.py": "x = 1", "deep/__init__.py": "from pack import core", "deep/one.py": "from ..core import x",
+        "deep/two.py": "import pack.core as c", "deep/three.py": "def f():\n    from pack.core import x", "four.py": "from . import core",
+        "five.py": "import core", "six.py": "import core_other\nfrom x import core", "seven.py": "from .deep import one, nothing",
+        "core_other.py": "", "broken.py": "import core\n)",
+    })  # fmt: skip
+    found = importers(root)
+    assert found["core.py"] == ["deep/__init__.py", "deep/one.py", "deep/three.py", "deep/two.py", "five.py", "four.py"]
+    assert found["deep/one.py"] == ["seven.py"]
+    assert found["deep/__init__.py"] == ["seven.py"]
+    assert found["core_other.py"] == ["six.py"]
+    of = source(root, kind="repository")
+    assert of.check() == []
+    assert rows(of) == [{"repository": str(root), "removed": "core.py", "dependents": found["core.py"]}]
+    digest = next(of.items()).digest
+    (root / "core.py").write_text("x = 22")
+    assert next(of.items()).digest != digest
+    assert "that 7 others import" in source(root, kind="repository", least_importers=7).check()[0]

@@ -53,8 +53,9 @@ class Generator(Protocol):
 
     def check(self, columns: set[str] | None) -> list[str]: ...
 
-    def fingerprint(self, record: Record) -> str | None:
-        """What makes two records the same one (only the first is kept); None where duplicates are welcome."""
+    def fingerprint(self, record: Record) -> str | Sequence[str] | None:
+        """What makes two records the same one (only the first is kept), each of several keys by itself; None where
+        duplicates are welcome."""
 
     async def generate(self, item: Item, context: Context) -> Sequence[Record]: ...
 
@@ -142,7 +143,10 @@ class Context:
         reason: str = "",
         parents: Sequence[str] = (),
     ) -> Record:
-        """A record of this item, not scored yet; with a `reason` it is lost already."""
+        """A record of this item, not scored yet; with a `reason` it is lost already.
+
+        Its `parents` are, unless given, the records of another run that the item was made from.
+        """
         identity = content_hash(
             self.settings.name,
             self._template_digest,
@@ -159,6 +163,6 @@ class Context:
             messages=tuple(messages),
             meta=dict(meta or {}),
             reason=reason,
-            parents=tuple(parents),
+            parents=tuple(parents) or self.item.parents,
             usage=self.usage,
         )

@@ -21,7 +21,15 @@ from factory.engine.limits import Budget
 from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
 from factory.generators.base import Context, Grows, Remembers
 from factory.journal import Journal
-from factory.outputs import carried_columns, final_fates, versions, write_atomically, write_data, write_json, write_manifest
+from factory.outputs import (
+    carried_columns,
+    final_fates,
+    versions,
+    write_atomically,
+    write_data,
+    write_json,
+    write_manifest,
+)
 from factory.pipeline import Pipeline
 from factory.plan import Plan
 from factory.progress import Display

@@ -152,10 +152,16 @@ class Context:
         return response
 
     async def ask_json(
-        self, messages: Sequence[Message], schema: Mapping[str, Any], *, label: str = "answer", sample: int = 0
+        self,
+        messages: Sequence[Message],
+        schema: Mapping[str, Any],
+        *,
+        label: str = "answer",
+        sample: int = 0,
+        sampling: Sampling | None = None,
     ) -> Any:
         """An answer that fits a JSON schema; raises `RecordError` where none came after asking again."""
-        return await ask_json(self, messages, schema, label=label, sample=sample)
+        return await ask_json(self, messages, schema, label=label, sample=sample, sampling=sampling)
 
     async def draw(self, label: str, determined_by: Any, choose: Callable[[], Awaitable[T]]) -> T:
         """What `choose` returned (JSON) when this item first asked for it, in this run's journal.

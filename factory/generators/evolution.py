@@ -8,28 +8,44 @@ that was eliminated says why and has no children: the next round tries again fro
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import Field
+
+from factory.engine.request import Sampling
 from factory.errors import RecordError
-from factory.generators.base import Context
+from factory.generators.base import Context, GeneratorSettings
 from factory.records import Message, Record
 
-# Words that say nothing alone. An answer of these and of punctuation is no answer.
-STOP_WORDS = frozenset(
-    ["a", "about", "after", "again", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "because", "been", "before", "being", "both", "but", "by", "can", "could", "did", "do", "does", "down", "for", "from", "had", "has", "have", "he", "her", "here", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "just", "me", "more", "most", "my", "no", "nor", "not", "of", "off", "on", "once", "only", "or", "other", "our", "out", "over", "own", "same", "she", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "until", "up", "us", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "why", "will", "with", "would", "yes", "you", "your"]
-)
+
+class EvolutionSettings(GeneratorSettings):
+    """`operations` are drawn from uniformly; `added_words` are how many a rewriting may add (low, high).
+
+    `leaks` are words of the prompts that no instruction may hold. `judge_equal`: the model compares it with its parent.
+    """
+
+    rounds: int = Field(4, ge=1)
+    operations: tuple[str, ...] = ()
+    added_words: tuple[int, int] = (10, 20)
+    leaks: tuple[str, ...] = ()
+    judge_equal: bool = True
+    evolve_sampling: Sampling = Sampling()
+    evolve_few_shot_sampling: Sampling = Sampling()
 
 
 @dataclass
 class Answer:
-    """What a round's instruction was answered: the conversation, what the record tells of it, and why it is lost, if so."""
+    """What a round's instruction was answered: the conversation, what the record tells of it, and why it is lost, if so.
+
+    One that is not `sound` has no children, whatever the scorers will say of it.
+    """
 
     messages: Sequence[Message]
     meta: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    sound: bool = True
 
 
 # Of a round: the instruction that it starts from and its number -> the operation and the new instruction.
@@ -74,7 +90,7 @@ async def evolve(
         parents = [parent.id] if parent is not None else []
         record = context.record(made.messages, meta, sample=number, reason=made.reason, parents=parents)
         records.append(record)
-        if not made.reason or number == 0:  # a seed is evolved whatever was answered to it
+        if (made.sound and not made.reason) or number == 0:  # a seed is evolved whatever was answered to it
             parent, current = record, instruction
             lineage.append({"id": record.id, "round": number, "operation": operation})
     return records
@@ -86,25 +102,3 @@ class Eliminated(RecordError):
     def __init__(self, reason: str, operation: str = "", instruction: str = "") -> None:
         self.operation, self.instruction = operation, instruction
         super().__init__(f"evolution: {reason}")
-
-
-def says_nothing(text: str) -> bool:
-    """Whether a text has but punctuation and stop words."""
-    words: list[str] = re.findall(r"[^\W_]+", text.lower())
-    return all(word in STOP_WORDS for word in words)
-
-
-def leaked(text: str, words: Sequence[str]) -> str | None:
-    """The first of the prompt's own words that stands in the text."""
-    folded = text.casefold()
-    return next((word for word in words if word.casefold() in folded), None)
-
-
-def sorry_and_short(text: str, most: int) -> bool:
-    """Whether an answer apologises in fewer than `most` words, which shows that the instruction cannot be answered."""
-    return "sorry" in text.casefold() and len(text.split()) < most
-
-
-def same_text(one: str, other: str) -> bool:
-    """Equal but for case, spaces and punctuation."""
-    return re.findall(r"\w+", one.casefold()) == re.findall(r"\w+", other.casefold())

@@ -215,6 +215,8 @@ class _Run:
                 aside = asyncio.get_running_loop().run_in_executor(None, self._prepare_the_end)
                 async with contextlib.aclosing(self._items()) as items:
                     await pipeline.run(items)
+                    if isinstance(plan.generator, Grows):
+                        await plan.generator.finish()
                 await aside
         except Stopped as error:
             stopped = error

@@ -77,12 +77,15 @@ class Grows(Protocol):
 
     `grow` yields seed rows in an order that the answers alone decide, as soon as each is known. `documents` are the
     items of the source, if the user named one; `make_context` gives an item of the generator's own making a context to
-    ask through. `files` are what shall lie in the run's folder, as JSON, by name.
+    ask through. `finish` is awaited once the records wanted are there, for what shall be whole all the same. `files` are
+    what shall lie in the run's folder, as JSON, by name.
     """
 
     def grow(
         self, seed: int, documents: Iterator[Item] | None, make_context: Callable[[Item], Context]
     ) -> AsyncGenerator[Row, None]: ...
+
+    async def finish(self) -> None: ...
 
     def files(self) -> Mapping[str, Any]: ...
 

@@ -95,7 +95,7 @@ def read_instances(text: str, classification: bool) -> list[Instance]:
         before, mark, after = part.partition(f"\n{second}:")
         if not mark:
             break
-        after = re.split(r"(?m)^(?:Task|Instruction|任务):", after)[0]
+        after = re.split(r"(?m)^(?:Task|Input|Output|Label):", after)[0]
         label, given = (before, after) if classification else (after, before)
         found.append(Instance(input=_given(given), output=label.strip()))
     return found

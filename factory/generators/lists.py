@@ -30,13 +30,12 @@ def entry(text: str) -> str:
 
 
 class Distinct:
-    """Entries that are there, and the new ones that are taken in: each says something else, in `longest` characters."""
+    """New entries: each says something else than those before it and than `there`, in `longest` characters."""
 
     def __init__(self, there: Iterable[str], longest: int) -> None:
-        self.there = list(there)
         self.found: list[str] = []
         self.longest = longest
-        self._seen = {normal(text) for text in self.there}
+        self._seen = {normal(text) for text in there}
 
     def take(self, texts: Iterable[str], most: int) -> list[str]:
         """Take in what is new, until there are `most` new ones; returns what was not taken as it repeats another."""
@@ -57,7 +56,7 @@ async def ask_list(
     context: Context,
     *,
     label: str,
-    there: Sequence[str] = (),
+    there: Iterable[str] = (),
     tries: int = 3,
     longest: int = 2000,
     sampling: Sampling | None = None,
@@ -92,16 +91,16 @@ async def continue_list(
     context: Context,
     *,
     label: str,
-    there: Sequence[str] = (),
+    there: Iterable[str] = (),
     tries: int = 4,
     longest: int = 200,
     sampling: Sampling,
 ) -> list[str]:
-    """The same from a model that continues text: entries in one line, parted by semicolons. `render` is given what is there
-    already, which the prompt ends with; what goes on beyond `wanted` is left out."""
+    """The same from a model that continues text: entries in one line, parted by semicolons. `render` is given those that were
+    found so far, which the prompt ends with; what goes on beyond `wanted` is left out."""
     distinct = Distinct(there, longest)
     for attempt in range(tries):
-        prompt = render([*distinct.there, *distinct.found])
+        prompt = render(distinct.found)
         response = await context.ask(prompt=prompt, label=label, sample=attempt, sampling=sampling)
         parts = response.text.strip().split("\n")[0].split(";")
         distinct.take((part.strip(" .") for part in (parts[:-1] if response.truncated else parts)), wanted)

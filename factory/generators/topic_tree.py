@@ -183,19 +183,20 @@ class TopicTreeGenerator:
         settings = self.settings
         variables = {"subject": settings.branches[node.path[0]].subject, "level": node.level}  # type: ignore[index]
         above = [name for name in node.path[1:] if name != node.level]
+        taken = [*there, *above]  # a topic is no subtopic of itself
         if self.few_shot:
             topic = above[-1] if above else node.name
 
             def render(shown: Sequence[str]) -> str:
-                return context.render(f"{self._folder}/topics.j2", topic=topic, there=list(shown))
+                return context.render(f"{self._folder}/topics.j2", topic=topic, there=[*there, *shown])
 
             return await continue_list(
-                render, count, context, label="topics", there=there, longest=_LONGEST_TOPIC,
+                render, count, context, label="topics", there=taken, longest=_LONGEST_TOPIC,
                 sampling=settings.few_shot_sampling,
             )  # fmt: skip
         prompt = context.render(f"{self._folder}/topics.j2", **variables, path=above, count=count, there=list(there))
         return await ask_list(
-            prompt, count, context, label="topics", there=there, longest=_LONGEST_TOPIC, sampling=settings.list_sampling
+            prompt, count, context, label="topics", there=taken, longest=_LONGEST_TOPIC, sampling=settings.list_sampling
         )
 
     # ---- prompts and answers

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.generators.novelty import B, K1, Bm25Novelty, RougeNovelty, bigrams, lcs, rouge_l, words
+from factory.generators.novelty import K1, B, Bm25Novelty, RougeNovelty, bigrams, lcs, rouge_l, words
 
 # Few words, so that likeness is frequent; some texts long, some empty, some with one word many times.
 WORDS = st.lists(st.sampled_from([*"abcdefgh", "the", "the", "Über", "x1"]), max_size=18).map(" ".join)

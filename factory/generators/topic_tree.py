@@ -21,7 +21,7 @@ from factory.generators.lists import ask_list, continue_list
 from factory.generators.rewriting import tagged
 from factory.generators.topics import Node, TopicTree
 from factory.prompts import Templates
-from factory.records import Frozen, Record
+from factory.records import Frozen, Record, content_hash
 from factory.sources import Item, Row
 
 Kind = Literal["open_qa", "writing", "closed_qa", "maths", "coding"]
@@ -116,15 +116,14 @@ class TopicTreeGenerator:
         return found
 
     def fingerprint(self, record: Record) -> str | None:
-        prompt = record.meta.get("prompt")
-        return None if prompt is None else str(prompt).casefold()
+        """Equal prompts, on one document where they are about one."""
+        return content_hash(str(record.meta.get("prompt")).casefold(), record.meta.get("document"))
 
     def files(self) -> Mapping[str, Any]:
         if self.tree is None:
             return {}
         roots = [{"branch": root.path[0], **root.as_json()} for root in self.tree.roots]
-        whole = not any("open" in node.as_json() for node in self.tree.nodes())
-        return {"tree.json": {"complete": whole, "roots": roots}}
+        return {"tree.json": {"complete": not any(node.open for node in self.tree.nodes()), "roots": roots}}
 
     # ---- growing
 

@@ -50,9 +50,17 @@ class Node:
             told["children"] = [child.as_json() for child in self.children]
         if self.problem:
             told["problem"] = self.problem
-        if self.breadth and (self.expanded is None or not self.expanded.done() or self.expanded.cancelled()):
+        if self.open:
             told["open"] = True
         return told
+
+    @property
+    def open(self) -> bool:
+        """Whether its subtopics are still to come."""
+        if not self.breadth:
+            return False
+        task = self.expanded
+        return task is None or not task.done() or task.cancelled() or task.exception() is not None
 
 
 class TopicTree:

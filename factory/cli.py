@@ -29,12 +29,17 @@ if TYPE_CHECKING:
 COMMANDS = {
     "generate": ("KEY=VALUE ...", "make records, score them, keep the good ones"),
     "export": ("KEY=VALUE ...", "write a run's records for a trainer"),
+    "train": ("KEY=VALUE ...", "train a model on them: stage=sft, reward, dpo, rpo or merge"),
     "report": ("run=NAME", "draw a run's report again"),
     "explain": ("RECORD_ID", "tell one record's whole story"),
     "doctor": ("", "say what this machine can do, and how to mend what it cannot"),
 }
-_CONFIGURED = ("generate", "export")
-_HEAVY = {"generate": ("factory.plan", "factory.generate", "uvloop"), "export": ("factory.export", "pyarrow.json")}
+_CONFIGURED = ("generate", "export", "train")
+_HEAVY = {
+    "generate": ("factory.plan", "factory.generate", "uvloop"),
+    "export": ("factory.export", "pyarrow.json"),
+    "train": ("factory.train", "training.settings"),
+}
 _HELP = ("--help", "-h")
 # What Hydra does itself: show the configuration, sweep over values.
 _HYDRA_FLAGS = (
@@ -114,7 +119,7 @@ def _overview() -> str:
     return (
         f"A factory for post-training data.\n\npython -m factory COMMAND ...\n{commands}\n\n"
         f"  tasks     {names('task')}\n  models    {names('model')}\n  engines   {names('engine')}\n"
-        f"  scorers   {names('scorer')}\n\n"
+        f"  scorers   {names('scorer')}\n  stages    {names('stage')}\n\n"
         "python -m factory COMMAND --help tells its keys. The first thing to try: python -m factory generate task=code"
     )
 
@@ -124,7 +129,7 @@ def _overview() -> str:
 
 def _compose_and_run(command: str, overrides: list[str]) -> int:
     composed, problems = _compose_beside(command, overrides, _HEAVY[command])
-    return _run(command, composed, problems)
+    return _run(command, composed, problems, overrides)
 
 
 def _compose_beside(command: str, overrides: list[str], modules: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -187,7 +192,7 @@ def _through_hydra(command: str, words: list[str]) -> int:
         if arguments.multirun:
             _name_run(command, config)
         try:
-            statuses.append(_run(command, resolve(config, []), []))
+            statuses.append(_run(command, resolve(config, []), [], overrides))
         except UserError as error:  # this run's end, not the sweep's
             _complain(error)
             statuses.append(error.status)
@@ -211,15 +216,25 @@ def _name_run(command: str, config: DictConfig) -> None:
         entry.key_or_group for entry in OverridesParser.create().parse_overrides(words) if entry.is_sweep_override()
     }
     own = [word.lstrip("+") for word in HydraConfig.get().overrides.task if word.lstrip("+").split("=")[0] in swept]
-    if command == "generate" and not {"run", "out"} & {word.lstrip("+").split("=")[0] for word in words}:
-        config.run = re.sub(r"[^\w.=,+@-]+", "_", "-".join([config.task.name, *own]))
+    if command in ("generate", "train") and not {"run", "out"} & {word.lstrip("+").split("=")[0] for word in words}:
+        config.run = re.sub(
+            r"[^\w.=,+@-]+", "_", "-".join([config.task.name if command == "generate" else config.stage.name, *own])
+        )
 
 
-def _run(command: str, composed: dict[str, Any], problems: list[str]) -> int:
+def _run(command: str, composed: dict[str, Any], problems: list[str], words: Sequence[str]) -> int:
     gc.enable()
     if command == "generate":
         return _generate(composed, problems)
+    if command == "train":
+        return _train(composed, problems, words)
     return _export(composed, problems)
+
+
+def _train(composed: dict[str, Any], problems: list[str], words: Sequence[str]) -> int:
+    from factory.train import train
+
+    return train(composed, problems, words, lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def _generate(composed: dict[str, Any], problems: list[str]) -> int:

@@ -21,15 +21,7 @@ from factory.engine.limits import Budget
 from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
 from factory.generators.base import Context, Grows, Remembers
 from factory.journal import Journal
-from factory.outputs import (
-    carried_columns,
-    final_fates,
-    versions,
-    write_atomically,
-    write_data,
-    write_json,
-    write_manifest,
-)
+from factory.outputs import carried_columns, final_fates, versions, write_config, write_data, write_json, write_manifest
 from factory.pipeline import Pipeline
 from factory.plan import Plan
 from factory.progress import Display
@@ -51,14 +43,6 @@ class Outcome:
     status: int
     manifest: Mapping[str, Any]
     stopped: UserError | None
-
-
-def write_config(folder: Path, composed: Mapping[str, Any]) -> None:
-    """Write the composed configuration into the run folder."""
-    import yaml
-
-    text = yaml.safe_dump({key: value for key, value in composed.items() if key != "hydra"}, sort_keys=False)
-    write_atomically(folder / "config.yaml", text.encode())
 
 
 async def generate(plan: Plan, display: Display) -> Outcome:

@@ -278,6 +278,14 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
 
 
+def write_config(folder: Path, composed: Mapping[str, Any]) -> None:
+    """Write the composed configuration into the run folder."""
+    import yaml
+
+    text = yaml.safe_dump({key: value for key, value in composed.items() if key != "hydra"}, sort_keys=False)
+    write_atomically(folder / "config.yaml", text.encode())
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_json(folder / "manifest.json", manifest)
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources"},
     {"generators", "scorers", "selection"},
     {"pipeline", "outputs"},
-    {"settings", "plan", "config", "compose", "generate", "export", "card", "report", "explain", "progress"},
+    {"settings", "plan", "config", "compose", "generate", "export", "card", "report", "explain", "progress", "train"},
     {"cli", "doctor"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -34,8 +34,8 @@ SAMPLES = 100
 class NoveltySettings(Frozen):
     """An instruction is dropped where its likeness to one of the pool is above `threshold`."""
 
-    measure: Literal["rouge_l", "bm25"] = "rouge_l"
-    threshold: float = Field(0.7, ge=0)
+    measure: Literal["rouge_l", "bm25"]
+    threshold: float = Field(ge=0)
 
     def index(self) -> Novelty:
         return RougeNovelty(self.threshold) if self.measure == "rouge_l" else Bm25Novelty(self.threshold)
@@ -45,15 +45,15 @@ class SelfInstructSettings(GeneratorSettings):
     """`human` and `pooled` are how many examples of each kind an instruction prompt shows (people's ones fill up while the
     pool has too few), `asked` how many it asks for. `lag`: a draw does not see what the last so many items gave."""
 
-    language: Literal["en", "zh"] = "en"
-    seed_tasks: str = "self_instruct/seeds_en.yaml"
+    language: Literal["en", "zh"]
+    seed_tasks: str
     human: int = Field(6, ge=1)
     pooled: int = Field(2, ge=0)
     asked: int = Field(8, ge=1, lt=SAMPLES)
     max_instances: int = Field(5, ge=1, lt=SAMPLES)
     lag: int = Field(64, ge=0)
     filters: FilterSettings = FilterSettings()
-    novelty: NoveltySettings = NoveltySettings()
+    novelty: NoveltySettings
     instruction_sampling: Sampling = Sampling()
     few_shot_sampling: Sampling = Sampling()
 

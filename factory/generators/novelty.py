@@ -170,18 +170,22 @@ class Bm25Novelty:
         worth = {term: times * self.idf(term) * (K1 + 1) for term, times in asked.items()}
         most = {term: self._most[self._numbers[term]] for term in asked}
         bounds = {term: value * most[term] / (most[term] + K1 * (1 - B)) for term, value in worth.items()}
-        rest, deciding = 0.0, sorted(bounds, key=bounds.__getitem__)
-        while deciding and rest + bounds[deciding[0]] <= self.threshold - _SLACK:
-            rest += bounds[deciding.pop(0)]
-        if not deciding:
-            return None
-        scores = np.zeros(len(self._texts))
-        relative = np.frombuffer(self._lengths, np.uint32) * (len(self._texts) / self._total)
-        for term in deciding:
+        # The terms of most weight first; what is left after each can lift no text by more than `rest`.
+        rest, scores, likely = sum(bounds.values()), np.zeros(len(self._texts)), None
+        for term in sorted(bounds, key=bounds.__getitem__, reverse=True):
+            if likely is None and rest <= self.threshold - _SLACK:
+                # A text that holds none of the terms so far stays below the threshold: only those seen can be like.
+                likely = np.flatnonzero(scores > self.threshold - rest - _SLACK)
+            if likely is not None and not len(likely):
+                return None
             places, counted = (np.frombuffer(each, np.uint32) for each in self._lists[self._numbers[term]])
-            norm = K1 * (1 - B + B * relative[places])
+            lengths = np.frombuffer(self._lengths, np.uint32)[places]
+            norm = K1 * (1 - B + B * lengths * (len(self._texts) / self._total))
             scores[places] += worth[term] * counted / (counted + norm)
-        for place in np.flatnonzero(scores > self.threshold - rest - _SLACK):
+            rest -= bounds[term]
+            if likely is not None:
+                likely = likely[scores[likely] > self.threshold - rest - _SLACK]
+        for place in np.flatnonzero(scores > self.threshold - _SLACK) if likely is None else likely:
             if self.score(terms, int(place)) > self.threshold:
                 return int(place)
         return None

@@ -13,9 +13,9 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from factory import __version__
 from factory.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, UserError, near
@@ -23,22 +23,24 @@ from factory.errors import EXIT_DONE, EXIT_INTERRUPTED, ConfigError, UserError, 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from factory.generate import Outcome
+Result = TypeVar("Result")
 
 # What each command takes, and what it does.
 COMMANDS = {
     "generate": ("KEY=VALUE ...", "make records, score them, keep the good ones"),
     "export": ("KEY=VALUE ...", "write a run's records for a trainer"),
     "train": ("KEY=VALUE ...", "train a model on them: stage=sft, reward, dpo, rpo or merge"),
+    "evaluate": ("KEY=VALUE ...", "measure what a model can do, or compare two"),
     "report": ("run=NAME", "draw a run's report again"),
     "explain": ("RECORD_ID", "tell one record's whole story"),
     "doctor": ("", "say what this machine can do, and how to mend what it cannot"),
 }
-_CONFIGURED = ("generate", "export", "train")
+_CONFIGURED = ("generate", "export", "train", "evaluate")
 _HEAVY = {
     "generate": ("factory.plan", "factory.generate", "uvloop"),
     "export": ("factory.export", "pyarrow.json"),
     "train": ("factory.train", "training.settings"),
+    "evaluate": ("factory.evaluation.plan", "factory.evaluation.run", "uvloop"),
 }
 _HELP = ("--help", "-h")
 # What Hydra does itself: show the configuration, sweep over values.
@@ -119,7 +121,7 @@ def _overview() -> str:
     return (
         f"A factory for post-training data.\n\npython -m factory COMMAND ...\n{commands}\n\n"
         f"  tasks     {names('task')}\n  models    {names('model')}\n  engines   {names('engine')}\n"
-        f"  scorers   {names('scorer')}\n  stages    {names('stage')}\n\n"
+        f"  scorers   {names('scorer')}\n  stages    {names('stage')}\n  suites    {names('suite')}\n\n"
         "python -m factory COMMAND --help tells its keys. The first thing to try: python -m factory generate task=code"
     )
 
@@ -216,19 +218,21 @@ def _name_run(command: str, config: DictConfig) -> None:
         entry.key_or_group for entry in OverridesParser.create().parse_overrides(words) if entry.is_sweep_override()
     }
     own = [word.lstrip("+") for word in HydraConfig.get().overrides.task if word.lstrip("+").split("=")[0] in swept]
-    if command in ("generate", "train") and not {"run", "out"} & {word.lstrip("+").split("=")[0] for word in words}:
-        config.run = re.sub(
-            r"[^\w.=,+@-]+", "_", "-".join([config.task.name if command == "generate" else config.stage.name, *own])
-        )
+    if command != "export" and not {"run", "out"} & {word.lstrip("+").split("=")[0] for word in words}:
+        first = {
+            "generate": lambda: [config.task.name],
+            "train": lambda: [config.stage.name],
+            "evaluate": lambda: [config.suite.name, config.model.name],
+        }[command]()
+        config.run = re.sub(r"[^\w.=,+@-]+", "_", "-".join([*first, *own]))
 
 
 def _run(command: str, composed: dict[str, Any], problems: list[str], words: Sequence[str]) -> int:
     gc.enable()
-    if command == "generate":
-        return _generate(composed, problems)
     if command == "train":
         return _train(composed, problems, words)
-    return _export(composed, problems)
+    run = {"generate": _generate, "export": _export, "evaluate": _evaluate}
+    return run[command](composed, problems)
 
 
 def _train(composed: dict[str, Any], problems: list[str], words: Sequence[str]) -> int:
@@ -247,18 +251,50 @@ def _generate(composed: dict[str, Any], problems: list[str]) -> int:
     from factory.progress import Display
 
     display = Display()
+    outcome = uvloop.run(_guarded(generate(plan, display)))
+    display.summary(outcome.manifest, Path(plan.settings.out))
+    if outcome.stopped is not None:
+        raise outcome.stopped
+    return outcome.status
+
+
+async def _guarded(work: Coroutine[Any, Any, Result]) -> Result:
+    """Work that a termination signal cancels, as Ctrl-C does."""
     # What is loaded by now stays: look at new objects only, and not too often.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
-    async def guarded() -> Outcome:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await generate(plan, display)
 
-    outcome = uvloop.run(guarded())
-    display.summary(outcome.manifest, Path(plan.settings.out))
+def _evaluate(composed: dict[str, Any], problems: list[str]) -> int:
+    from rich.console import Console
+
+    from factory.evaluation.plan import checked_settings, make_evaluation
+    from factory.evaluation.results import results_table
+
+    if composed.get("compare") is not None:
+        from factory.config import fail_on
+        from factory.evaluation.compare import compare, comparison_table
+
+        settings = checked_settings(composed, problems)
+        fail_on(problems)
+        compared, where = compare(settings)
+        Console().print(comparison_table(compared))
+        print(f"results {where}/results.json    report {where}/report.html")
+        return EXIT_DONE
+    plan = make_evaluation(composed, problems)
+    import uvloop
+
+    from factory.evaluation.run import evaluate
+    from factory.progress import Display
+
+    outcome = uvloop.run(_guarded(evaluate(plan, Display())))
+    Console().print(results_table(outcome.results))
+    folder = plan.settings.folder
+    print(f"results {folder}/results.json    report {folder}/report.html")
     if outcome.stopped is not None:
         raise outcome.stopped
     return outcome.status

@@ -121,25 +121,26 @@ def rewrite_overrides(overrides: Sequence[str], *, sweep: bool = False) -> tuple
 
 
 def _is_choice(override: Override) -> bool:
-    """It names an option of a group, where a mapping sets its keys, and `+GROUP@PLACE=NAME` adds an option elsewhere."""
-    return not (override.is_delete() or override.package or isinstance(override.value(), dict))
+    """It names an option of a group (for one place, as `GROUP@PLACE=NAME`); a mapping sets keys, `+` adds an option."""
+    added = override.package and (override.is_add() or override.is_force_add())
+    return not (override.is_delete() or added or isinstance(override.value(), dict))
 
 
 def _check_choice(group: str, override: Override, text: str, choices: list[str], values: list[str]) -> str | None:
-    name = override.value()
-    if name is None or (name in options(group) and group != "scorer"):
+    name, place = override.value(), override.package or group
+    if name is None or (name in options(group) and (group != "scorer" or override.package)):
         choices.append(text)
         return None
     if group == "model" and _is_model_name(str(name)):
         # A model of the user's own needs no YAML: its name is enough.
-        choices.append("model=custom")
-        values.append(f"++model.path={_quoted(str(name))}")
+        choices.append(f"{override.get_key_element()}=custom")
+        values.append(f"++{place}.path={_quoted(str(name))}")
         return None
     if group == "scorer" and name in options(group):
         return f"{text}: scorers.{name}.enabled=true turns it on, '+scorer@scorers.{name}={name}' adds it to a task without"
     own = "; a model of your own: a hub id (owner/name), a folder, a .gguf file or package:NAME"
     there = f"{', '.join(options(group))}{own if group == 'model' else ''}"
-    return f"{group}={name}: no such {group}{near(str(name), options(group))} (there is {there})"
+    return f"{override.get_key_element()}={name}: no such {group}{near(str(name), options(group))} (there is {there})"
 
 
 def _is_model_name(name: str) -> bool:
@@ -149,9 +150,16 @@ def _is_model_name(name: str) -> bool:
 def _as_text(text: str) -> str | None:
     """`keep=execution == 1` and the like: what Hydra's grammar does not take as a value is a text."""
     found = re.fullmatch(r"(\+{0,2}[\w.@/-]+)=(.+)", text, re.DOTALL)
-    if not found or found.group(2)[0] in "[{":
+    if not found or re.match(r"\{(?!\{)", found.group(2)):  # a mapping; "{{ column }}" is Jinja, a text
         return None
-    return f"{found.group(1)}={_quoted(found.group(2))}"
+    name, value = found.groups()
+    if value[0] != "[":
+        return f"{name}={_quoted(value)}"
+    # A list of plain words, some of which hold a sign that the grammar keeps for itself: [runs/seed=1,runs/seed=2].
+    inner = value[1:-1]
+    if value[-1] != "]" or not inner or re.search(r"[\[\]{}'\"]", inner):
+        return None
+    return f"{name}=[{','.join(_quoted(part.strip()) for part in inner.split(','))}]"
 
 
 def _quoted(text: str) -> str:

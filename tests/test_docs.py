@@ -73,7 +73,7 @@ def test_every_command_in_the_documentation_is_one(page: Path) -> None:
         assert command in COMMANDS, f"{page.name}: {command}"
         keys = [word for word in words if "=" in word and not word.startswith(("-", "+"))]
         if (
-            command in ("generate", "export")
+            command in ("generate", "export", "evaluate")
             and "--multirun" not in words
             and not {"task=riddle", "task=best", "task=mine"} & set(keys)
         ):

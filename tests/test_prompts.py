@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 TEMPLATES = sorted(str(path.relative_to(ROOT / "prompts")) for path in (ROOT / "prompts").rglob("*.j2"))
 EXAMPLE = {"problem": "Write a function that doubles.", "solution": "def double(x):\n    return 2 * x", "cases": "x",
            "tests": ["assert double(2) == 4"], "signature": "double(x)", "text": "An example."}  # fmt: skip
-# What each template is given, by whoever renders it (factory/generators, factory/scorers).
+# What each template is given, by whoever renders it (factory/generators, factory/scorers, factory/evaluation).
 GIVEN: dict[str, dict[str, Any]] = {
     "code/chat/problem_snippet.j2": {"snippet": "x = 1", "language": "python", "level": "beginner"},
     "code/chat/problem_topic.j2": {"topic": "sorting", "language": "python", "level": "beginner"},
@@ -23,6 +23,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "code/chat/tests.j2": {"problem": "Double x.", "signature": "def double(x): ...", "language": "python"},
     "code/chat/repair.j2": {"problem": "Double x.", "code": "def double(x): ...", "failing": ["assert double(1) == 2"],
                             "feedback": "it returned None", "language": "python"},
+    "evaluate/humaneval.j2": {"problem": "def double(x):", "name": "double"},
+    "evaluate/reasoning.j2": {"question": "What is 2 + 2?"},
+    "evaluate/preference.j2": {"question": "Hi", "first": "Hello.", "second": "What?", "criteria": "- Is it kind?"},
     "judge/rubric.j2": {"conversation": [{"role": "user", "content": "Hi"}], "rubric": "- Is it kind?", "low": 1, "high": 5},
 }  # fmt: skip
 UNUSED = {"code/chat/problem_snippet.j2": {"level"}}

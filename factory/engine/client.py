@@ -18,7 +18,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import openai
@@ -61,6 +61,14 @@ class Endpoint:
     resume_at: float = 0.0
     lost_since: float | None = None
     failures: int = 0
+
+
+class Server(NamedTuple):
+    """A server that speaks the OpenAI protocol: its address, the name it knows the model by, and the key."""
+
+    url: str
+    model: str
+    key: str
 
 
 class EngineClient:
@@ -110,6 +118,11 @@ class EngineClient:
         verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if url.startswith("http://") else True
         connector = openai.DefaultAioHttpClient(timeout=None, limits=_limits(self.policy.concurrency), verify=verify)
         return openai.AsyncOpenAI(api_key=self._api_key, base_url=url, http_client=connector, max_retries=0)
+
+    @property
+    def server(self) -> Server:
+        """Where the first server is, for a program that asks it itself."""
+        return Server(self._endpoints[0].url, self.model, self._api_key)
 
     @property
     def in_flight(self) -> int:
@@ -389,7 +402,7 @@ def _parse(text: str, seconds: float) -> Response:
             prompt_tokens=int(usage.get("prompt_tokens") or 0),
             completion_tokens=int(usage.get("completion_tokens") or 0),
             seconds=seconds,
-            logprobs=choice.get("logprobs"),
+            logprobs=choice.get("prompt_logprobs") or choice.get("logprobs"),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise _Passing(f"malformed answer: {text[:120]!r}") from error

@@ -59,8 +59,12 @@ class Spent:
 class Budget:
     """Counts what is spent and refuses the request that would start beyond a bound."""
 
-    def __init__(self, settings: BudgetSettings, prices: tuple[float, float] = (0.0, 0.0)) -> None:
-        self.settings, self.prices, self.spent, self.started = settings, prices, Spent(), time.monotonic()
+    def __init__(
+        self, settings: BudgetSettings, prices: tuple[float, float] = (0.0, 0.0), spent: Spent | None = None
+    ) -> None:
+        """`spent` is that of another budget under the same bounds, whose prices differ."""
+        self.settings, self.prices, self.started = settings, prices, time.monotonic()
+        self.spent = Spent() if spent is None else spent
 
     def charge(self, prompt_tokens: int, completion_tokens: int, requests: int = 0) -> None:
         """Add tokens, and the requests that were not counted by `admit` (those of an earlier invocation)."""

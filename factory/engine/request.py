@@ -41,10 +41,13 @@ class Sampling(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion: `messages` for a chat, or `prompt` for the raw completions endpoint; `schema` asks for JSON."""
+    """One completion: `messages` for a chat, or `prompt` for the raw completions endpoint; `schema` asks for JSON.
+
+    A prompt is a text or, for a server that is known to have this tokenizer, its token ids.
+    """
 
     messages: tuple[Message, ...] = ()
-    prompt: str = ""
+    prompt: str | tuple[int, ...] = ""
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
     schema: Mapping[str, Any] | None = None
@@ -74,7 +77,7 @@ class Response:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    logprobs: Any = None
+    logprobs: Any = None  # of the prompt's tokens where those were asked for, else of the answer's
 
     @property
     def truncated(self) -> bool:

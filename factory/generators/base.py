@@ -14,6 +14,7 @@ from factory.sources import Item, Row
 
 if TYPE_CHECKING:
     from factory.engine.asker import Asker
+    from factory.engine.client import Server
     from factory.sandbox import Sandbox
 
 T = TypeVar("T")
@@ -129,13 +130,13 @@ class Context:
         self,
         messages: Sequence[Message] = (),
         *,
-        prompt: str = "",
+        prompt: str | tuple[int, ...] = "",
         label: str = "answer",
         sample: int = 0,
         schema: Mapping[str, Any] | None = None,
         sampling: Sampling | None = None,
     ) -> Response:
-        """One answer to a chat or, with `prompt`, a raw continuation; from the journal where it was asked before.
+        """One answer to a chat or, with `prompt` (a text, or token ids), a raw continuation; from the journal where it was asked before.
 
         `sample` tells apart several answers to the same question; `label` names the step in reports.
         """
@@ -153,6 +154,10 @@ class Context:
             seconds=round(response.seconds, 6),
         )
         return response
+
+    async def server(self) -> Server:
+        """A server of the model, started where it was not, for a program that does its own asking (not journaled)."""
+        return (await self._asker.engine()).server
 
     async def ask_json(
         self,

@@ -64,6 +64,36 @@ def bar(parts: Iterable[tuple[str, float, float]], label: str | None = None) -> 
     )
 
 
+def interval(low: float, value: float, high: float, scale: float, label: str) -> Html:
+    """A value with its interval as a bar from 0 to `scale`, all at least 0."""
+    at = {name: f"{100 * min(max(x / scale, 0.0), 1.0) if scale else 0:.2f}%" for name, x in
+          (("low", low), ("value", value), ("high", high))}  # fmt: skip
+    return h(
+        "svg",
+        h("rect", class_="track", width="100%", height="100%"),
+        h("rect", class_="kept", width=at["value"], height="100%"),
+        h("line", class_="sure", x1=at["low"], x2=at["high"], y1="50%", y2="50%"),
+        class_="bar share",
+        role="img",
+        aria_label=label,
+    )
+
+
+def around_zero(low: float, value: float, high: float, label: str) -> Html:
+    """A difference with its interval, at shares of the width; zero is in the middle."""
+    x = [f"{100 * min(max(place, 0.0), 1.0):.2f}%" for place in (low, value, high)]
+    return h(
+        "svg",
+        h("rect", class_="track", width="100%", height="100%"),
+        h("line", class_="cut", x1="50%", x2="50%", y1=0, y2="100%"),
+        h("line", class_="sure", x1=x[0], x2=x[2], y1="50%", y2="50%"),
+        h("circle", class_="kept", cx=x[1], cy="50%", r=4),
+        class_="bar share",
+        role="img",
+        aria_label=label,
+    )
+
+
 def _plot(svg: Html, summary: str, high: float, ticks: Iterable[tuple[float, str]], class_: str = "") -> Html:
     """A chart with its axes: three heights on the left; below, `ticks`, each at a share of the width."""
     labels = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,7 @@ _HERE = Path(__file__).parent
 
 
 def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
-    """The whole document. Nothing is fetched: style and script are inside, allowed by their hashes alone."""
-    style, script = ((_HERE / name).read_text("utf-8") for name in ("style.css", "script.js"))
-    policy = (
-        f"default-src 'none'; script-src '{_sha256(script)}'; style-src '{_sha256(style)}'; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-    head = h(
-        "head",
-        h("meta", charset="utf-8"),
-        h("meta", http_equiv="Content-Security-Policy", content=policy),
-        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        h("meta", name="color-scheme", content="light dark"),
-        h("title", f"{run} · run report"),
-        h("style", Html(style)),
-    )
+    """A run's whole document. Nothing is fetched: style and script are inside, allowed by their hashes alone."""
     sections = [
         (name, title, body)
         for name, title, body in (
@@ -45,18 +31,45 @@ def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
         )
         if body is not None
     ]
+    return document(run, header(manifest, findings, run), sections, samples=findings.samples, kind="run report")
+
+
+def document(
+    name: str,
+    head: Html,
+    sections: Sequence[tuple[str, str, Html]],
+    *,
+    samples: Sequence[Any] = (),
+    kind: str = "evaluation",
+) -> str:
+    """A page with a header and sections of (id, title, content); `samples` are for the browser of records."""
+    style, script = ((_HERE / file).read_text("utf-8") for file in ("style.css", "script.js"))
+    policy = (
+        f"default-src 'none'; script-src '{_sha256(script)}'; style-src '{_sha256(style)}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    top = h(
+        "head",
+        h("meta", charset="utf-8"),
+        h("meta", http_equiv="Content-Security-Policy", content=policy),
+        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        h("meta", name="color-scheme", content="light dark"),
+        h("title", f"{name} · {kind}"),
+        h("style", Html(style)),
+    )
+    last = sections[-1][0] if sections else ""
     body = h(
         "body",
-        h("a", "Skip to the records", href="#records", class_="skip"),
-        _bar_on_top(run, [(name, title) for name, title, _ in sections]),
-        header(manifest, findings, run),
-        h("main", [_section(name, title, content) for name, title, content in sections]),
+        h("a", f"Skip to the {last}", href=f"#{last}", class_="skip"),
+        _bar_on_top(name, [(place, title) for place, title, _ in sections]),
+        head,
+        h("main", [_section(place, title, content) for place, title, content in sections]),
         h("footer", "One self-contained file: no network, no tracking. Texts of models are shown as text, never run."),
         h("div", id="tip", role="status", aria_live="polite", hidden=True),
-        json_script(findings.samples, "samples"),
+        json_script(samples, "samples"),
         h("script", Html(script)),
     )
-    return "<!doctype html>\n" + h("html", head, body, lang="en") + "\n"
+    return "<!doctype html>\n" + h("html", top, body, lang="en") + "\n"
 
 
 def _sha256(text: str) -> str:
@@ -109,29 +122,28 @@ def _facts(manifest: Mapping[str, Any], findings: Findings) -> Iterator[Html]:
     tokens, requests = manifest.get("tokens") or {}, manifest.get("requests", 0)
     read, written = tokens.get("prompt", 0), tokens.get("completion", 0)
     active = findings.timeline.active
-    yield _fact(
+    yield fact(
         "Kept",
         number(kept),
         f"of {number(wanted)} wanted" if wanted else "as many as there are",
         min(kept / wanted, 1) if wanted else None,
     )
-    yield _fact(
-        "Accepted", percent(kept, made), f"of {number(made)} made from {number(manifest.get('seeds', 0))} seeds"
-    )
-    yield _fact(
+    yield fact("Accepted", percent(kept, made), f"of {number(made)} made from {number(manifest.get('seeds', 0))} seeds")
+    yield fact(
         "Tokens generated",
         _short(written),
         f"{_short(read)} read · {number(written / kept) if kept else '–'} per kept record",
     )
-    yield _fact("Requests", number(requests), f"{requests / made:.1f} per record" if made else "none yet")
-    yield _fact("Working time", duration(active), f"{duration(manifest.get('seconds', 0))} in the last invocation")
+    yield fact("Requests", number(requests), f"{requests / made:.1f} per record" if made else "none yet")
+    yield fact("Working time", duration(active), f"{duration(manifest.get('seconds', 0))} in the last invocation")
     cost = manifest.get("cost") or 0
-    yield _fact(
+    yield fact(
         "Cost", f"{cost:,.2f}" if cost else "n/a", "by the model's price" if cost else "no price is set for this model"
     )
 
 
-def _fact(name: str, value: str, note: str, share: float | None = None) -> Html:
+def fact(name: str, value: str, note: str, share: float | None = None) -> Html:
+    """A number at the top of the page, with what it says; `share` draws a meter below it."""
     meter = bar([("kept", 0, share)], f"{percent(share, 1)} of what was wanted") if share is not None else None
     return h(
         "div", h("dt", name), h("dd", value, class_="value"), h("dd", note, class_="note"), meter and h("dd", meter)
@@ -168,5 +180,10 @@ def _provenance(manifest: Mapping[str, Any], model: Mapping[str, Any], engine: M
         "Ended": manifest.get("ended_at"),
         "Versions": " · ".join(f"{name} {version}" for name, version in (manifest.get("versions") or {}).items()),
     }
+    return provenance(facts)
+
+
+def provenance(facts: Mapping[str, Child]) -> Html:
+    """Facts on how something was made, folded up; those without a value are left out."""
     rows = [h("div", h("dt", name), h("dd", value)) for name, value in facts.items() if value not in (None, "")]
     return h("details", h("summary", "How it was made"), h("dl", rows, class_="made"))

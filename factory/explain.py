@@ -23,11 +23,12 @@ from rich.text import Text
 from factory.errors import EXIT_DONE, EXIT_USAGE, UserError
 from factory.journal import Fate, Journal
 from factory.outputs import final_fates
-from factory.records import Score
+from factory.records import Record, Score
 from factory.report.charts import duration, number
 from factory.report.collect import load_manifest, open_journal
 
-_MOST = 20  # records listed where a prefix fits several
+_MOST = 20  # records listed where a prefix fits several, and ancestors of a record
+_CLIP = 400  # characters of an ancestor's instruction
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def _story(found: Found, journal: Journal) -> Iterator[RenderableType]:
     record = fate.record
     yield _heading(f"Record {record.id}", "bold")
     yield _facts(found)
+    yield from _lineage(record, journal)
     for turn, key in enumerate(fate.story.get("exchanges") or (), start=1):
         yield from _exchange(turn, str(key), journal)
     attempts = record.meta.get("attempts")
@@ -153,7 +155,7 @@ def _story(found: Found, journal: Journal) -> Iterator[RenderableType]:
     if record.scores:
         yield _heading("Scores")
         yield _scores(record.scores)
-    rest = {key: value for key, value in record.meta.items() if key not in ("attempts", "seed")}
+    rest = {key: value for key, value in record.meta.items() if key not in ("attempts", "seed", "lineage")}
     if rest:
         yield _heading("Metadata")
         yield from _metadata(rest, [message.content for message in record.messages])
@@ -185,6 +187,41 @@ def _facts(found: Found) -> Table:
     for parent in record.parents:
         table.add_row("Made from", clean(parent))
     return table
+
+
+def _lineage(record: Record, journal: Journal) -> Iterator[RenderableType]:
+    """What the record was made from, the oldest first: each ancestor in this journal with what became of it."""
+    steps: list[RenderableType] = []
+    seen, parents = {record.id}, record.parents
+    while parents and parents[0] not in seen and len(steps) < _MOST:
+        seen.add(parents[0])
+        found = journal.find_record(parents[0])
+        if not found:
+            steps.append(clean(f"{parents[0]}: not in this journal", "dim"))
+            break
+        fate = found[0][1]
+        steps.append(Group(_step(fate), _indented(clean(_asked(fate.record)))))
+        parents = fate.record.parents
+    if steps:
+        yield _heading("Lineage")
+        yield from (_indented(step) for step in reversed(steps))
+        yield _indented(clean(f"{_turn(record)}this record"))
+
+
+def _step(fate: Fate) -> Text:
+    return Text.assemble(clean(_turn(fate.record)), clean(fate.record.id[:12], "bold"), " ", _fate(fate))
+
+
+def _turn(record: Record) -> str:
+    """The round and the operation of an evolution, where the record tells them."""
+    number, operation = record.meta.get("round"), record.meta.get("operation")
+    return "" if number is None else f"round {number}{f', {operation}' if operation else ''}: "
+
+
+def _asked(record: Record) -> str:
+    text = next((message.content for message in record.messages if message.role == "user"), "")
+    text = str(record.meta.get("instruction") or text)
+    return text if len(text) <= _CLIP else f"{text[:_CLIP]}…"
 
 
 def _metadata(meta: Mapping[str, Any], said: Sequence[str]) -> Iterator[RenderableType]:

@@ -8,7 +8,7 @@ import datetime
 import importlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,14 @@ from factory.engine.asker import Asker
 from factory.engine.limits import Budget
 from factory.engine_room import EngineRoom
 from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
-from factory.generators.base import Context
+from factory.generators.base import Context, Grows, Remembers
 from factory.journal import Journal
-from factory.outputs import carried_columns, final_fates, versions, write_config, write_data, write_manifest
+from factory.outputs import carried_columns, final_fates, versions, write_config, write_data, write_json, write_manifest
 from factory.pipeline import Pipeline
 from factory.plan import Plan
 from factory.progress import Display
 from factory.run_folder import RunLock, unwritable
-from factory.sources import Item
+from factory.sources import Item, grown
 
 if TYPE_CHECKING:
     from factory.sandbox import Sandbox
@@ -134,7 +134,10 @@ class _Run:
             async with self._engine_room():
                 # While the first answers are on their way: nobody need wait for this then.
                 aside = asyncio.get_running_loop().run_in_executor(None, self._prepare_the_end)
-                await pipeline.run(itertools.islice(plan.source.items(), plan.attempts))
+                async with contextlib.aclosing(self._items()) as items:
+                    await pipeline.run(items)
+                    if isinstance(plan.generator, Grows):
+                        await plan.generator.finish()
                 await aside
         except Stopped as error:
             stopped = error
@@ -152,6 +155,17 @@ class _Run:
         except UserError as error:  # no room to write what came of it, most likely for the reason that stopped the run
             raise stopped or Stopped(*error.problems) from error
 
+    async def _items(self) -> AsyncGenerator[Item, None]:
+        plan = self.plan
+        if isinstance(plan.generator, Grows):
+            documents = plan.source.items() if plan.source.named else None
+            async with contextlib.aclosing(plan.generator.grow(plan.settings.seed, documents, self._context)) as rows:
+                async for item in grown(rows, plan.attempts):
+                    yield item
+        else:
+            for item in itertools.islice(plan.source.items(), plan.attempts):
+                yield item
+
     def _prepare_the_end(self) -> None:
         """Write the configuration down, and import what the end of the run needs."""
         write_config(self.folder, self.plan.composed)
@@ -165,6 +179,8 @@ class _Run:
         # More than the engine takes, so that it stays full while others are between two requests or in the sandbox.
         capacity = self.room.capacity
         workers = capacity * 3 // 2 if self.plan.generator.uses_sandbox else capacity + capacity // 4
+        if isinstance(self.plan.generator, Remembers):
+            workers = 3 * capacity  # some of them wait for what the ones before them find
         # Few records wanted: many more seeds at once would only finish together, too late to be of use.
         return workers if self.plan.wanted is None else min(workers, max(16, 4 * self.plan.wanted))
 
@@ -209,6 +225,9 @@ class _Run:
             "started_at": timestamp(self.started),
             "ended_at": timestamp(time.time()),
         }
+        if isinstance(plan.generator, Grows):
+            for name, content in plan.generator.files().items():
+                write_json(self.folder / name, content)
         write_manifest(self.folder, manifest)
         write_card(self.folder)
         write_report(self.folder)

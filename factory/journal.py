@@ -25,6 +25,7 @@ from factory.journal_file import BLOBS, SCHEMA, SCHEMA_VERSION, Damaged, connect
 from factory.records import Record
 
 _INSERT_RESPONSE = "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?)"
+_INSERT_DRAW = "INSERT OR IGNORE INTO draws VALUES (?,?,?,?)"
 _INSERT_RECORD = "INSERT OR REPLACE INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
 _DELETE_REST = "DELETE FROM records WHERE config=? AND seed_index=? AND sample>=?"
 _Statement = tuple[str, tuple[Any, ...]]
@@ -84,7 +85,8 @@ class Journal:
         if version != SCHEMA_VERSION:  # on a full disk what is there can still be read
             self._reader.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             self._reader.commit()
-        self._has_past = self._reader.execute("SELECT 1 FROM responses LIMIT 1").fetchone() is not None
+        past = "SELECT EXISTS (SELECT 1 FROM responses) OR EXISTS (SELECT 1 FROM draws)"
+        self._has_past = bool(self._reader.execute(past).fetchone()[0])
         # Checking costs a second or so for each 100 MB; a larger file is checked when reading it met damage.
         if self.path.stat().st_size < 64_000_000 or self._suspect.exists():
             self._check()
@@ -183,6 +185,10 @@ class Journal:
         )
         await self._write((_INSERT_RESPONSE, row))
 
+    async def add_draw(self, key: str, label: str, value: Any) -> None:
+        """Returns once what was drawn is in the file."""
+        await self._write((_INSERT_DRAW, (bytes.fromhex(key), label, time.time(), pack(value))))
+
     def add_fates(self, config: int, item: str, fates: list[Fate], fingerprints: list[str | None]) -> None:
         """Write what became of one seed item (`item` is its digest); a later fate of the same place replaces it.
 
@@ -271,6 +277,14 @@ class Journal:
             answer = unpack(row[0])
         return Response(answer["text"], answer["finish_reason"], row[2], row[3], row[1], answer.get("logprobs"))
 
+    def draw(self, key: str) -> Any | None:
+        """What an earlier invocation drew under this key, or None."""
+        if not self._has_past:
+            return None
+        with self.reported():
+            row = self._reader.execute("SELECT value FROM draws WHERE key=?", (bytes.fromhex(key),)).fetchone()
+            return None if row is None else unpack(row[0])
+
     def exchange(self, key: str) -> dict[str, Any] | None:
         """Request and response as they were sent and received, for `explain`."""
         row = self._reader.execute(
@@ -292,6 +306,13 @@ class Journal:
             members = list(group)
             if all(final for *_, final in members):
                 yield FinishedSeed(index, item, [fingerprint for _, _, kept, fingerprint, _ in members if kept])
+
+    def seed_records(self, config: int, seed_index: int) -> list[Record]:
+        """The records that one seed item gave."""
+        rows = self._reader.execute(
+            "SELECT record FROM records WHERE config=? AND seed_index=? ORDER BY sample", (config, seed_index)
+        )
+        return [Record.model_validate(unpack(row[0])) for row in rows]
 
     def fates(self, config: int) -> Generator[Fate, None, None]:
         """Every fate under `config`, in the order of the seeds."""

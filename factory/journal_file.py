@@ -23,11 +23,14 @@ CREATE TABLE IF NOT EXISTS records (
   kept INTEGER NOT NULL, id TEXT NOT NULL, reason TEXT NOT NULL, item TEXT NOT NULL, fingerprint TEXT,
   made_at REAL NOT NULL, record BLOB NOT NULL, story BLOB NOT NULL,
   PRIMARY KEY (config, seed_index, sample)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS draws (
+  key BLOB PRIMARY KEY, label TEXT NOT NULL, made_at REAL NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 """
 BLOBS = {
     "configs": ("config",),
     "responses": ("request", "response"),
     "records": ("record", "story"),
+    "draws": ("value",),
 }
 
 

@@ -276,6 +276,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise unwritable(path.parent, error) from error
 
 
+def write_json(path: Path, content: Any) -> None:
+    write_atomically(path, orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
+
+
 def write_config(folder: Path, composed: Mapping[str, Any]) -> None:
     """Write the composed configuration into the run folder."""
     import yaml
@@ -285,8 +289,7 @@ def write_config(folder: Path, composed: Mapping[str, Any]) -> None:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
-    write_atomically(folder / "manifest.json", data + b"\n")
+    write_json(folder / "manifest.json", manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from factory.errors import GeneratorError, RecordError, ScorerError, Stopped, UserError, boundary
-from factory.generators.base import Context, Generator
+from factory.generators.base import Context, Generator, Remembers
 from factory.journal import Fate, Journal
 from factory.records import Record, Score
 from factory.selection import KeepRule, Seen
@@ -127,7 +127,7 @@ class Pipeline:
         self._stopping = False
         self.window = max(20_000, 20 * self.workers)
 
-    async def run(self, items: Iterator[Item]) -> Progress:
+    async def run(self, items: Iterator[Item] | AsyncIterator[Item]) -> Progress:
         """Work until the records wanted are there or the items are used up. Raises what stops the run."""
         todo = self._unfinished(items)
         self._stopping = False
@@ -152,19 +152,23 @@ class Pipeline:
             raise min(errors, key=lambda error: isinstance(error, UserError))  # a bug before what it led to
         return self.progress
 
-    async def _unfinished(self, items: Iterator[Item]) -> AsyncIterator[Item]:
+    async def _unfinished(self, items: Iterator[Item] | AsyncIterator[Item]) -> AsyncIterator[Item]:
         """The items that have no final fate under this configuration yet; the others are counted."""
         finished = self.journal.finished_seeds(self.config)
         known = next(finished, None)
-        for number, item in enumerate(items):
+        passed = 0
+        async for item in _each(items):
             while known is not None and known.index < item.index:
                 known = next(finished, None)
             if known is not None and known.index == item.index and known.digest == item.digest:
+                if isinstance(self.generator, Remembers):
+                    self.generator.remember(item, self.journal.seed_records(self.config, item.index))
                 self.progress.frontier.finish(item.index, known.kept)
                 if self.progress.frontier.complete:
                     finished.close()
                     return
-                if number % 500 == 0:
+                passed += 1
+                if passed % 500 == 0:
                     await asyncio.sleep(0)
                 continue
             yield item
@@ -292,6 +296,15 @@ class Pipeline:
             return dict(item.row) if self.generator.carries_columns else {"seed": dict(item.row)}
         except RecordError:
             return {}
+
+
+async def _each(items: Iterator[Item] | AsyncIterator[Item]) -> AsyncIterator[Item]:
+    if isinstance(items, AsyncIterator):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 def _being_cancelled() -> bool:

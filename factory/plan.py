@@ -9,7 +9,7 @@ from typing import Any
 from factory import config
 from factory.endpoint import SOME_ENGINE, api_key, checked_endpoint
 from factory.errors import ConfigError
-from factory.generators.base import Generator
+from factory.generators.base import Generator, Grows
 from factory.pipeline import Scorer
 from factory.prompts import Templates
 from factory.records import content_hash
@@ -84,7 +84,8 @@ def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
     rule = _rule(settings, scorers, rules, problems)
     source = Source(settings.source, settings.seed, getattr(generator, "seeds", None))
     if generator is not None:  # it may bring seeds of its own
-        problems += generator.check(_columns(source, problems))
+        grows = isinstance(generator, Grows) and not source.named
+        problems += generator.check(None if grows else _columns(source, problems))
     wanted, attempts = _bounds(settings, source, problems)
     key = api_key(settings.model, settings.engine, "", problems)
     config.fail_on(problems)

@@ -17,7 +17,7 @@ import hashlib
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,6 +97,11 @@ class Source:
         if path.suffix in _ROWS:
             return "rows"
         return "texts" if path.suffix in _TEXTS or os.path.exists(path) else "dataset"
+
+    @property
+    def named(self) -> bool:
+        """Whether the user named one, rather than leave the seeds to the task."""
+        return self.settings.path is not None or bool(self.settings.items)
 
     def check(self) -> list[str]:
         """Problems that can be told before anything is asked, each with its remedy."""
@@ -304,6 +309,16 @@ class Source:
             name = str(file.relative_to(root)) if root.is_dir() else file.name
             row = {"snippet": snippet, "path": name, "line": start + 1}
             yield _digest(f"{number}/{snippet}".encode()), functools.partial(dict, row)
+
+
+async def grown(rows: AsyncIterator[Row], limit: int | None) -> AsyncIterator[Item]:
+    """Seed items of rows that are made while the run goes on, `limit` of them at most."""
+    index = 0
+    async for row in rows:
+        if index == limit:
+            return
+        yield Item(index, _digest(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)), functools.partial(dict, row))
+        index += 1
 
 
 def _plain(row: Row) -> tuple[str, Callable[[], Row]]:

@@ -300,3 +300,33 @@ def test_scores_that_are_no_numbers_do_not_exist() -> None:
     """JSON has no NaN: it would come back as null and make the record unreadable."""
     with pytest.raises(ValueError):
         Score(value=float("nan"))
+
+
+def test_draws_come_back_and_survive_a_damaged_file(tmp_path: Path) -> None:
+    """What was drawn first stays: a second draw under its key is ignored. An older journal has no table of draws."""
+    path, key, value = tmp_path / "journal.db", "ab" * 16, [["an instruction", "id"], ["写一首诗", ""]]
+
+    async def draw(what: Any) -> None:
+        with Journal(path) as journal:
+            await journal.add_draw(key, "demonstrations", what)
+
+    asyncio.run(draw(value))
+    asyncio.run(draw("another"))
+    with Journal(path) as journal:
+        assert journal.draw(key) == value
+        assert journal.draw("cd" * 16) is None
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE configs SET fate_key='x'")
+    connection.execute("INSERT INTO draws VALUES (?,?,?,?)", (b"bad", "demonstrations", 0.0, b"torn value"))
+    connection.commit()
+    connection.close()
+    said: list[str] = []
+    with Journal(path, said.append) as journal:
+        assert "was damaged" in said[0]
+        assert journal.draw(key) == value
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE draws")
+    connection.commit()
+    connection.close()
+    with Journal(path) as journal:
+        assert journal.draw(key) is None

@@ -61,6 +61,37 @@ GIVEN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 IN_ONE_BRANCH = {("backtranslation/ask.j2", "code"), ("backtranslation/ask.j2", "style")}
 UNUSED = {"code/chat/problem_snippet.j2": {"level"}}
+_LIST, _TOPIC = {"there": ["one", "two"]}, {"topic": "tennis"}
+_INSTRUCTION = {"instruction": "Name three rivers."}
+GIVEN |= {
+    **{f"{task}/chat/evolve.j2": {**_INSTRUCTION, "operation": "constraint", "low": 10, "high": 20}
+       for task in ("evol_instruct", "evol_code")},
+    **{f"{task}/few_shot/evolve.j2": {**_INSTRUCTION, "examples": [{"original": "Sing.", "evolved": "Sing low."}]}
+       for task in ("evol_instruct", "evol_code")},
+    **{f"evol_instruct/{form}/equal.j2": {"first": "Sing.", "second": "Sing low."} for form in ("chat", "few_shot")},
+    **{f"self_instruct/{form}/{language}/{name}.j2": given_
+       for language in ("en", "zh")
+       for form, name, given_ in (
+           ("chat", "instructions", {"examples": ["Sing."], "asked": 8}),
+           ("chat", "classification", _INSTRUCTION),
+           ("chat", "output_first", {**_INSTRUCTION, "most": 5}),
+           ("chat", "input_first", {**_INSTRUCTION, "most": 5}),
+           ("few_shot", "instructions", {"examples": ["Sing."]}),
+           *(("few_shot", name, _INSTRUCTION) for name in ("classification", "output_first", "input_first")),
+       )},
+    "topic_tree/chat/topics.j2": {"subject": "maths", "level": "beginner", "path": ["algebra"], "count": 8, **_LIST},
+    "topic_tree/chat/open_qa.j2": {"area": "Sport", **_TOPIC, "count": 4},
+    "topic_tree/chat/writing.j2": {"area": "Sport", **_TOPIC, "text_type": "letter", "count": 4},
+    "topic_tree/chat/closed_qa.j2": {"text": "The mill is old.", "count": 4},
+    "topic_tree/chat/maths.j2": {**_TOPIC, "level": "beginner", "count": 4},
+    "topic_tree/chat/coding.j2": {**_TOPIC, "level": "beginner", "count": 4},
+    "topic_tree/chat/revise.j2": {"prompt": "How old is it?", "kind": "closed_qa", "text": "The mill is old."},
+    "topic_tree/closed_qa.j2": {"instruction": "How old is it?", "text": "The mill is old."},
+    **{f"topic_tree/few_shot/{kind}.j2": {**_TOPIC, **_LIST} for kind in ("topics", "open_qa", "maths", "coding")},
+    "topic_tree/few_shot/writing.j2": {**_TOPIC, "text_type": "letter", **_LIST},
+    "topic_tree/few_shot/closed_qa.j2": {"text": "The mill is old.", **_LIST},
+    "topic_tree/few_shot/revise.j2": {"prompt": "How old is it?"},
+}  # fmt: skip
 
 
 def given(name: str) -> dict[str, Any]:

@@ -398,3 +398,49 @@ def test_a_view_has_no_text_twice() -> None:
     assert shown["solution"] is None, "the conversation has it"
     assert "problem" not in shown["meta"]
     assert [attempt.get("final", False) for attempt in shown["attempts"]] == [False, True]
+
+
+# ---- the tree of topics
+
+
+def test_the_tree_of_topics_is_drawn_with_what_became_of_each(tmp_path: Path) -> None:
+    """Names are a model's, so hostile; counts of a node are those of all topics below it."""
+    made = [record.model_copy(update={"meta": {"path": path}}) for record, path in zip(
+        records(60), [["general", "Food", "bread"], ["general", "Food", HOSTILE], ["maths", "beginner", "sets"]] * 20, strict=True)]  # fmt: skip
+    run_dir = write_run(tmp_path / "tree-demo", made)
+    leaves = [{"name": "bread", "origin": "model"}, {"name": HOSTILE, "origin": "model", "problem": "too short"}]
+    food = {"name": "Food", "origin": "manual", "asked": 2, "children": leaves}
+    general = {"branch": "general", "name": "all", "origin": "root", "asked": 1, "children": [food]}
+    maths = {"branch": "maths", "level": "beginner", "name": "maths (beginner)", "asked": 2, "open": True,
+             "children": [{"name": "sets", "origin": "manual"}]}  # fmt: skip
+    (run_dir / "tree.json").write_bytes(orjson.dumps({"complete": False, "roots": [general, maths]}))
+    page, console = browse(write_report(run_dir))
+    assert console == []
+    assert "PWNED" not in re.search(r"<title>(.*?)</title>", page).group(1)  # type: ignore[union-attr]
+    section = page[page.index('id="topics"') : page.index('id="time"')]
+    assert "<script" not in section and "<img" not in section and "Of course!&lt;/script&gt;" in section
+    assert "6 topics" in section and "Some were still to be asked for" in section
+    rows = re.findall(r'class="name">([^<]{0,30}).*?class="n dim">([^<]*)<', section, re.DOTALL)
+    told = dict(rows)
+    kept = [record.kept for record in made]
+    assert told["bread"] == f"{sum(kept[0::3])} of 20"
+    assert told["Food"] == told["all"] == f"{sum(kept[0::3]) + sum(kept[1::3])} of 40"
+    assert told["sets"] == told["maths (beginner)"] == f"{sum(kept[2::3])} of 20"
+
+
+def test_a_run_without_a_tree_has_no_such_section_and_a_damaged_one_says_so(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "plain", records(10))
+    assert 'id="topics"' not in write_report(run_dir).read_text()
+    (run_dir / "tree.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot read .*tree\.json"):
+        write_report(run_dir)
+
+
+def test_a_large_tree_is_drawn_in_part(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "large", records(10))
+    many = [{"name": f"topic {number}", "origin": "model"} for number in range(9_000)]
+    root = {"branch": "general", "name": "all", "origin": "root", "asked": 9_000, "children": many}
+    (run_dir / "tree.json").write_bytes(orjson.dumps({"complete": True, "roots": [root]}))
+    text = write_report(run_dir).read_text()
+    assert "9,001 topics" in text and "The first 3,000 are drawn" in text
+    assert len(text) < 2_000_000 and "topic 2998" in text and "topic 2999" not in text

@@ -232,3 +232,17 @@ def test_killed_runs_end_as_one_that_was_not(tmp_path: Path) -> None:
         assert found.kills >= 1
         assert found.same, found
         assert found.repeated <= found.allowed, found
+
+
+@pytest.mark.parametrize("task", ["self_instruct", "topic_tree", "evol_instruct"])
+def test_killed_runs_that_build_on_their_own_results_end_as_one_that_was_not(tmp_path: Path, task: str) -> None:
+    """The pool, the tree and the lineages are the same, too: a draw or a parent that differed would change what is asked."""
+
+    async def main() -> list[Comparison]:
+        scenarios = (Scenario(seed, rows=60, concurrency=8, task=task) for seed in (0, 3))
+        return await asyncio.gather(*(compare(tmp_path / str(each.seed), each) for each in scenarios))
+
+    for found in asyncio.run(main()):
+        assert found.kills >= 1
+        assert found.same, found
+        assert found.repeated <= found.allowed, found

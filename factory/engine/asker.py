@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from factory.engine.client import EngineClient
 from factory.engine.request import Request, Response
 from factory.journal import Journal
+
+T = TypeVar("T")
 
 
 class Asker:
@@ -53,3 +56,11 @@ class Asker:
         self.sent += 1
         keep = functools.partial(self.journal.add_response, key, label, request)
         return key, await engine.complete(request, priority, keep)
+
+    async def draw(self, key: str, label: str, choose: Callable[[], Awaitable[T]]) -> T:
+        """What was drawn under this key before, else what `choose` gives, in the journal before this returns."""
+        known: T | None = self.journal.draw(key)
+        if known is None:
+            known = await choose()
+            await self.journal.add_draw(key, label, known)
+        return known

@@ -12,6 +12,7 @@ from factory.errors import RecordError
 from factory.records import Message
 
 if TYPE_CHECKING:
+    from factory.engine.request import Sampling
     from factory.generators.base import Context
 
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -60,7 +61,13 @@ def _readings(text: str) -> Iterator[Any]:
 
 
 async def ask_json(
-    context: Context, messages: Sequence[Message], schema: Mapping[str, Any], *, label: str, sample: int = 0
+    context: Context,
+    messages: Sequence[Message],
+    schema: Mapping[str, Any],
+    *,
+    label: str,
+    sample: int = 0,
+    sampling: Sampling | None = None,
 ) -> Any:
     """Ask for JSON that fits `schema` (a JSON schema); at most `REASKS` more times, each telling what was wrong.
 
@@ -68,7 +75,8 @@ async def ask_json(
     """
     talk = list(messages)
     for attempt in range(REASKS + 1):
-        response = await context.ask(talk, label=label, sample=sample * (REASKS + 1) + attempt, schema=schema)
+        number = sample * (REASKS + 1) + attempt
+        response = await context.ask(talk, label=label, sample=number, schema=schema, sampling=sampling)
         if response.truncated:  # what a repair would make of it may fit the schema and still not be what was meant
             raise NotJson(f"{label}: cut off at the token limit; raise max_tokens")
         try:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from factory.engine.request import Request, Response, Sampling
 from factory.engine.structured import ask_json
 from factory.prompts import Templates
 from factory.records import Frozen, Message, Record, Usage, content_hash
-from factory.sources import Item
+from factory.sources import Item, Row
 
 if TYPE_CHECKING:
     from factory.engine.asker import Asker
     from factory.engine.client import Server
     from factory.sandbox import Sandbox
+
+T = TypeVar("T")
 
 
 def chat(*turns: str | tuple[str, str], system: str = "") -> tuple[Message, ...]:
@@ -58,6 +60,36 @@ class Generator(Protocol):
         duplicates are welcome."""
 
     async def generate(self, item: Item, context: Context) -> Sequence[Record]: ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A generator whose later items build on what earlier ones gave (`factory.generators.pool`).
+
+    Items are begun in their order. One whose fate is final already is not generated again when a run goes on:
+    `remember` is called in its place, with the records that it gave.
+    """
+
+    def remember(self, item: Item, records: Sequence[Record]) -> None: ...
+
+
+@runtime_checkable
+class Grows(Protocol):
+    """A generator whose own seeds must be asked for first (`factory.generators.topics`).
+
+    `grow` yields seed rows in an order that the answers alone decide, as soon as each is known. `documents` are the
+    items of the source, if the user named one; `make_context` gives an item of the generator's own making a context to
+    ask through. `finish` is awaited once the records wanted are there, for what shall be whole all the same. `files` are
+    what shall lie in the run's folder, as JSON, by name.
+    """
+
+    def grow(
+        self, seed: int, documents: Iterator[Item] | None, make_context: Callable[[Item], Context]
+    ) -> AsyncGenerator[Row, None]: ...
+
+    async def finish(self) -> None: ...
+
+    def files(self) -> Mapping[str, Any]: ...
 
 
 class Context:
@@ -129,10 +161,25 @@ class Context:
         return (await self._asker.engine()).server
 
     async def ask_json(
-        self, messages: Sequence[Message], schema: Mapping[str, Any], *, label: str = "answer", sample: int = 0
+        self,
+        messages: Sequence[Message],
+        schema: Mapping[str, Any],
+        *,
+        label: str = "answer",
+        sample: int = 0,
+        sampling: Sampling | None = None,
     ) -> Any:
         """An answer that fits a JSON schema; raises `RecordError` where none came after asking again."""
-        return await ask_json(self, messages, schema, label=label, sample=sample)
+        return await ask_json(self, messages, schema, label=label, sample=sample, sampling=sampling)
+
+    async def draw(self, label: str, determined_by: Any, choose: Callable[[], Awaitable[T]]) -> T:
+        """What `choose` returned (JSON) when this item first asked for it, in this run's journal.
+
+        For draws from what other items gave: a run that goes on sees them again, even where a filter that was changed
+        since would have let others into the pool. `determined_by` is what makes it another draw, such as how many.
+        """
+        identity = (self.settings.name, self._asker.identity, self._seed, self.item.digest, self.item.index)
+        return await self._asker.draw(content_hash("draw", *identity, label, determined_by), label, choose)
 
     def record(
         self,

@@ -87,6 +87,11 @@ class FewShot:
         variables = {name: row[name] for name in ("signature", "opening")}
         return templates.render(ATTEMPT, {"examples": self.examples[row["topic"]], **variables})
 
+    def prompt_for(self, problem: str, topic: str, templates: Templates) -> str:
+        """The same, for a problem that is written already: it ends where the solution begins."""
+        variables = {"examples": self.examples[topic], "signature": "", "opening": ""}
+        return f"{templates.render(ATTEMPT, variables).rsplit('# Problem: ', 1)[0]}# Problem: {problem}\n"
+
     def read(self, prompt: str, text: str) -> tuple[str, str, list[str]]:
         """(problem, solution, tests) of a continuation; the prompt ends inside the problem's sentence.
 

@@ -15,6 +15,7 @@ from factory.journal import Fate, Journal
 from factory.outputs import final_fates
 from factory.report.measures import Breakdown, Histogram, Step, Timeline
 from factory.report.samples import Samples, facets, group_of
+from factory.report.topics import Topics, load_topics
 
 _MOST = 300  # different scores, steps and stages told apart
 
@@ -31,6 +32,7 @@ class Findings:
     timeline: Timeline = field(default_factory=Timeline)
     steps: dict[str, Step] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    topics: Topics | None = None
 
     def add(self, fate: Fate) -> None:
         record = fate.record
@@ -40,6 +42,8 @@ class Findings:
             if name in self.scores or len(self.scores) < _MOST:
                 self.scores.setdefault(name, Histogram()).add(score.value, record.kept)
         self.breakdown.add(facets(record.meta), record.kept)
+        if self.topics is not None:
+            self.topics.add(record)
         stage = group_of(record.reason)
         if not record.kept and (stage in self.depth or len(self.depth) < _MOST):
             depth = self.depth.setdefault(stage, [0, 0])
@@ -80,7 +84,7 @@ def open_journal(run_dir: Path) -> Journal:
 
 def collect(run_dir: Path, manifest: Mapping[str, Any], limit: int) -> Findings:
     """Stream the journal of `run_dir` once; at most `limit` records are held."""
-    findings, samples = Findings(), Samples(limit)
+    findings, samples = Findings(topics=load_topics(run_dir)), Samples(limit)
     with open_journal(run_dir) as journal:
         current = journal.current_config()
         if current is not None:

@@ -10,6 +10,7 @@ from factory.report.collect import Findings
 from factory.report.frame import document, fact, folded, short
 from factory.report.html import Child, Html, h, json_script
 from factory.report.sections import browser, funnel, groups, scores, time
+from factory.report.topics import topics
 
 
 def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
@@ -19,6 +20,7 @@ def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
         for name, title, body in (
             ("funnel", "Where records were lost", funnel(manifest, findings)),
             ("groups", *groups(findings)),
+            ("topics", "Topics", topics(findings.topics)),
             ("time", "Tokens and time", time(findings)),
             ("scores", "Scores", scores(manifest, findings)),
             ("records", "Records", browser(manifest, findings)),

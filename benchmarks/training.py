@@ -38,9 +38,11 @@ SFT = {
         "attention": "flex_attention",
     },
     "padded": {"per_device_train_batch_size": 32},
+    "grouped": {"per_device_train_batch_size": 32, "train_sampling_strategy": "group_by_length"},
 }
 DPO = {
     "padded": {"per_device_train_batch_size": 16},
+    "small": {"per_device_train_batch_size": 4},
     "precomputed": {"per_device_train_batch_size": 16, "precompute_ref_log_probs": True},
 }
 CASES = ("sft", "dpo", "rpo", "bare", *(f"trl-sft:{name}" for name in SFT), *(f"trl-dpo:{name}" for name in DPO))
@@ -149,7 +151,7 @@ def prepare(model: Path, folder: Path) -> None:
 
 
 def ours(stage: str, folder: Path, options: argparse.Namespace) -> tuple[float, str]:
-    """The stage as `python -m factory train` runs it; the median of its logged windows after the first three."""
+    """The stage as `python -m factory train` runs it; the median of its logged windows of four steps after the first."""
     from training import phases
     from training.settings import TrainSettings
 
@@ -175,13 +177,14 @@ def ours(stage: str, folder: Path, options: argparse.Namespace) -> tuple[float, 
             "max_length": 2048,
             "optimizer": {"lr": 1e-5},
             "compile": True,
+            "log_every": 4,
             "launch": {"gpus": options.gpus, "strategy": options.strategy},
         }
     )
     status = phases.train(settings, lambda text: print(text, file=sys.stderr, flush=True))
     if status:
         raise SystemExit(status)
-    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][3:]
+    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
     speed = statistics.median(entry["tokens_per_second"] for entry in entries if "tokens_per_second" in entry)
     mfu = statistics.median(entry.get("mfu", 0.0) for entry in entries)
     memory = max(entry.get("memory_gb", 0.0) for entry in entries)

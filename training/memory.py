@@ -13,7 +13,7 @@ from training.settings import TrainSettings
 from training.template import PREFERENCE, SCORED
 
 ON_CPU = 2048  # more gains nothing there
-MOST = 65_536  # nor here: the GPU is full long before
+MOST = 131_072  # nor here: a GPU is full long before
 LEAST = 4096  # below it a GPU is idle most of the time: rather compute activations twice
 SHARE = 0.88  # of the memory; the rest is fragmentation's and the communication's
 
@@ -34,8 +34,14 @@ def capacity(trainer: Any, settings: TrainSettings, longest: int, say: Callable[
         checkpoint(trainer.model)
         say(f"memory for {found:,} tokens only: activations are computed twice (checkpointing)")
         found = _fitting(trainer)
-    found = int(trainer.accelerator.reduce(torch.tensor([float(found)], device="cuda"), reduction="mean").item())
+    found = _smallest(trainer, found)
     return max(min(found, MOST), longest)
+
+
+def _smallest(trainer: Any, found: int) -> int:
+    """Over all processes: they cut every step alike."""
+    all_found = trainer.accelerator.gather(torch.tensor([found], device=trainer.accelerator.device))
+    return int(all_found.min())
 
 
 def checkpoint(model: Any) -> None:
@@ -43,15 +49,20 @@ def checkpoint(model: Any) -> None:
 
 
 def _fitting(trainer: Any) -> int:
+    """Where parameters will be sharded, the whole model is tried: what is found is then less than fits."""
     low, high = 2048, 6144
+    home = next(trainer.model.parameters()).device
     try:
+        trainer.model.to(trainer.accelerator.device)
         trainer.model.train()
         _peak(trainer, low)  # what is allocated once: work spaces, compiled code
         before = torch.cuda.memory_allocated()
         first, second = _peak(trainer, low), _peak(trainer, high)
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
         return low
+    finally:
+        trainer.model.to(home)
+        torch.cuda.empty_cache()
     slope = max((second - first) / (high - low), 1.0)
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     sharded = trainer.accelerator.num_processes if trainer.args.fsdp or trainer.args.deepspeed else 1

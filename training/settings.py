@@ -193,7 +193,7 @@ class TrainSettings(Frozen):
     compile: bool | Literal["auto"] = "auto"
     checkpointing: bool | Literal["auto"] = "auto"
     micro_tokens: Annotated[int, Field(ge=16)] | Literal["auto"] = "auto"
-    log_every: int = Field(1, ge=1)
+    log_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     save: Saving = Saving()
     launch: Launch = Launch()

@@ -187,7 +187,7 @@ def arguments(work: Work, kind: Any, *, skip: int = 0, **extra: Any) -> Any:
         bf16=compute_dtype(settings) == torch.bfloat16 and not pure,
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
-        logging_steps=settings.log_every,
+        logging_steps=settings.log_every if settings.log_every != "auto" else 1 if steps <= 200 else 10,
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=10**9,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import time
@@ -110,10 +111,13 @@ class _Evaluation:
                 await self._stages()
         except Stopped as error:
             stopped = error
-        except BaseException:
+        except (asyncio.CancelledError, KeyboardInterrupt):
             self.display.end()
+            with contextlib.suppress(UserError):  # the journal holds it all
+                self._finish(Stopped("interrupted"))
             raise
-        self.display.end()
+        finally:
+            self.display.end()
         return self._finish(stopped)
 
     @contextlib.asynccontextmanager

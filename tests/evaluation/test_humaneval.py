@@ -153,6 +153,25 @@ def test_a_killed_evaluation_goes_on_and_pays_nothing_twice(tmp_path: Path) -> N
         assert server.count - asked == 40 - 20
 
 
+def test_an_interrupted_evaluation_writes_what_it_found(tmp_path: Path) -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        return Reply(solved(body), hang=server.count > 5)
+
+    with ModelServer(script) as server:
+        options = words(tmp_path, server.url, *SMALL)
+        process = subprocess.Popen([sys.executable, "-m", "factory", "evaluate", *options], stderr=subprocess.PIPE, text=True,
+                                   stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+        deadline = time.monotonic() + 60
+        while server.count < 8 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert (results["answers"], results["stopped"], results["finished"]) == (5, "interrupted", False)
+
+
 def test_answers_that_cannot_be_had_are_told_and_not_counted_as_wrong(tmp_path: Path) -> None:
     def script(body: dict[str, Any]) -> Reply:
         if problem_of(body)["task_id"] == "HumanEval/1":

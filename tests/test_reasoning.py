@@ -150,6 +150,7 @@ ATTACKS = [
     "(lambda: 1)()",
     "[].__class__.__base__.__subclasses__()",
     "x.diff(x)",
+    "x.n(9)",
     "9**9**999",
     "f'{open}'",
     "[x for x in (1).__class__.mro()]",

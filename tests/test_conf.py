@@ -146,6 +146,7 @@ def test_every_stage_composes_and_validates(stage: str) -> None:
 SUITES = {
     "humaneval": [],
     "reasoning": [],
+    "constraints": [],
     "preference": ["source.path=rows.jsonl", "model@baseline.model=smollm2"],
     "perplexity": ["source.path=rows.jsonl", "suite.text='{{ instruction }}'", "suite.tokenizer=some/model"],
     "lm_eval": ["suite.tokenizer=some/model"],

@@ -16,7 +16,7 @@ from factory.engine.request import Sampling
 from factory.errors import RecordError, UserError
 from factory.generators.base import Context, GeneratorSettings, chat
 from factory.generators.behaviour import drawn_inputs, entry_of, observed_tests, outputs_differ
-from factory.generators.code import FENCES
+from factory.generators.code_solver import FENCES
 from factory.generators.few_shot import load_data
 from factory.generators.functions import DATA, code_of, own_functions
 from factory.generators.parsing import fenced_code

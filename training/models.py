@@ -125,11 +125,12 @@ def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
 def compile_layers(model: torch.nn.Module) -> None:
     """Compile each decoder layer: all share one graph, so a model of any depth compiles in the time of one layer.
 
-    Shapes are dynamic: every micro-batch has its own number of tokens and documents, and no recompilation.
+    Shapes are dynamic: every micro-batch has its own number of tokens and documents, and no recompilation. It is `forward`
+    that is compiled, not the call: FSDP gathers a layer's weights in hooks around it, which cannot be compiled.
     """
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
     for layer in decoder_layers(model):
-        layer.compile(dynamic=True)
+        layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
 def wants_compile(settings: TrainSettings, tokens: int) -> bool:

@@ -42,6 +42,7 @@ bench: setup
 gpu:
 	$(PY) -m factory doctor
 	$(PY) -m factory generate task=code n=$(or $(N),256) run=gpu engine.extra_args='[--max-num-batched-tokens,"8192"]'
+	$(PY) -m benchmarks.training --model $(or $(MODEL),outputs/sft/model)
 	$(PY) -m benchmarks.vllm_offline --rows 4096 --tokens 128 --sequences 1024
 
 clean:

@@ -36,7 +36,8 @@ def data_files(source: Source) -> list[Path]:
         raise TrainingError(
             f"data={source.path}: no such file or folder; make one with generate and export, or name yours"
         )
-    files = sorted(file for file in path.iterdir() if file.suffix in _KINDS) if path.is_dir() else []
+    # A .json beside them is a manifest more often than data; named by itself it is read.
+    files = sorted(file for file in path.iterdir() if file.suffix in _KINDS[:2]) if path.is_dir() else []
     if not files:
         raise TrainingError(f"data={source.path}: holds no .parquet or .jsonl files{_hint(path)}")
     return files

@@ -448,3 +448,13 @@ def test_parquet_and_json_lines_give_the_same_examples(tiny: Path, tmp_path: Pat
     lines = work_for("rpo", tiny, tmp_path, data=str(write_rows(tmp_path / "rows.jsonl", ranking_rows(24))))
     parquet = work_for("rpo", tiny, tmp_path, data=str(tmp_path / "parquet"))
     assert parquet.data[:] == lines.data[:]
+
+
+def test_a_manifest_beside_the_rows_is_no_data(tmp_path: Path) -> None:
+    """What `export` leaves in a folder is trained on as it is."""
+    from training.rows import data_files
+    from training.settings import Source
+
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "manifest.json").write_text('{\n "rows": 1\n}\n')
+    assert [file.name for file in data_files(Source(path=str(tmp_path)))] == ["rows.jsonl"]

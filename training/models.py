@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -143,16 +144,28 @@ def save(model: Any, state: Mapping[str, torch.Tensor], tokenizer: Any, folder: 
     """Write a whole model folder and only then give it its name; adapters are merged into the weights before."""
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-    own = model.config.dtype
-    model.config.dtype = dtype
+    state = _narrowed(state, dtype)
     model.config.use_cache = True
     implementation, model.config._attn_implementation = model.config._attn_implementation, "sdpa"
     try:
         model.save_pretrained(fresh, state_dict=state, safe_serialization=True)
     finally:
-        model.config.dtype, model.config.use_cache = own, False
+        model.config.use_cache = False
         model.config._attn_implementation = implementation
+    # What it writes there is what the model computed in, not what the weights are saved as.
+    config = json.loads((fresh / "config.json").read_text())
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(fresh)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
+
+
+def _narrowed(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights in `dtype`; tied ones stay one tensor, so that they are saved once."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for value in state.values():
+        key = (value.data_ptr(), value.shape)
+        if key not in made:
+            made[key] = value.to(dtype) if value.is_floating_point() else value
+    return {name: made[value.data_ptr(), value.shape] for name, value in state.items()}

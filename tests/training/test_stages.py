@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.training import tiny as tiny_module
 from tests.training.runs import (
@@ -495,3 +496,17 @@ def test_packing_leaves_no_trace_in_the_model(tiny: Path, tmp_path: Path, monkey
     model, docs = causal(out / "model"), documents(work)
     expected = torch.cat([plain_logps(model, **docs[place][0], bit=SCORED) for place in range(4)])
     torch.testing.assert_close(logps.double(), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_a_model_keeps_its_own_dtype_and_its_tied_weights_from_stage_to_stage(tiny: Path, tmp_path: Path) -> None:
+    """A bfloat16 model is trained in float32 and saved as bfloat16, said so in its configuration, the head not twice."""
+    start = tmp_path / "start"
+    AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16).save_pretrained(start)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(start)
+    for name in ("first", "second"):
+        out = trained("sft", start, tmp_path / name, steps=1)
+        start = Path(out) / "model"
+        tensors = load_file(start / "model.safetensors")
+        assert "lm_head.weight" not in tensors
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+        assert json.loads((start / "config.json").read_text())["dtype"] == "bfloat16"

@@ -36,10 +36,13 @@ def processes_here(launch: Launch) -> int:
 
 
 def check(settings: TrainSettings) -> list[str]:
-    """What is wrong with the launch on this machine."""
+    """What this machine lacks for the launch and for what is to be reported to."""
     import importlib.util
 
     launch, problems = settings.launch, []
+    for name in settings.report_to:
+        if importlib.util.find_spec(name) is None:
+            problems.append(f"report_to={name}: is not installed: pip install {name}")
     if launch.strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         problems.append(f"launch.strategy={launch.strategy}: DeepSpeed is not installed: pip install deepspeed")
     if launch.nodes > 1 and launch.node_rank is None and "SLURM_NODEID" not in os.environ:

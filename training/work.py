@@ -193,6 +193,8 @@ def arguments(work: Work, kind: Any, *, skip: int = 0, **extra: Any) -> Any:
 
     settings, optimizer = work.settings, work.settings.optimizer
     steps = work.plan.steps - skip
+    # Its own place for it is among the checkpoints, which go once the model is there.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(work.out / "tensorboard")
     pure = settings.precision == "pure_bf16"
     made = kind(
         output_dir=str(work.out / "checkpoints"),

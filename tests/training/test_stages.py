@@ -35,6 +35,7 @@ from tests.training.tiny import CHATML, make_model, make_tokenizer, pair_rows, r
 from training.__main__ import main
 from training.batches import micro_batch, numeric
 from training.errors import TrainingError
+from training.launch import check
 from training.phases import train as train_phases
 from training.phases import write_config
 from training.settings import TrainSettings
@@ -510,3 +511,15 @@ def test_a_model_keeps_its_own_dtype_and_its_tied_weights_from_stage_to_stage(ti
         assert "lm_head.weight" not in tensors
         assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
         assert json.loads((start / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_tensorboard_is_written_where_it_is_asked_for(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = trained("sft", tiny, tmp_path, steps=2, report_to=["tensorboard"])
+    events = list(out.rglob("events.out.tfevents.*"))
+    assert events
+    assert b"train/loss" in b"".join(file.read_bytes() for file in events)
+    elsewhere = work_for("sft", tiny, tmp_path / "other", report_to=["wandb"]).settings
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert check(elsewhere) == ["report_to=wandb: is not installed: pip install wandb"]

@@ -44,6 +44,7 @@ class OpenAIEngine(Policy):
     base_url: str | tuple[str, ...]
     api_key_env: str | None = "OPENAI_API_KEY"
     identity: str | None = None  # names the endpoint in the journal's keys, so that a server may move
+    served_name: str | None = None  # what requests call the model, where that is not `model.path`
 
     @field_validator("base_url")
     @classmethod

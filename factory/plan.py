@@ -70,7 +70,12 @@ class Plan:
             settings.model.prompt_form,
             self.template_digest,
             identity,
+            *([identities] if (identities := self.scorer_identities()) else []),
         )
+
+    def scorer_identities(self) -> dict[str, Any]:
+        """What the models of those scorers are that have their own, by the scorers' keys: a path alone does not say it."""
+        return {key: scorer.identity for key, scorer in self.scorers.items() if hasattr(scorer, "identity")}
 
 
 def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
@@ -175,6 +180,7 @@ def _scorers(
         if lacks(scorer, ("names", "templates", "uses_sandbox"), f"{where}.scorer={name}", problems):
             continue
         scorers[key] = scorer
+        problems += scorer.check(where) if hasattr(scorer, "check") else []
         problems += [problem for template in scorer.templates for problem in templates.check(template)]
         if isinstance(keep, str):
             rules[f"{where}.keep"] = keep

@@ -24,11 +24,12 @@ LAYERS = [
         "journal",
         "journal_file",
         "run_folder",
+        "resources",
         "sources",
         "sources_code",
         "tokens",
     },
-    {"generators", "scorers", "selection", "reasoning", "reasoning_worker"},
+    {"generators", "scorers", "reward", "selection", "reasoning", "reasoning_worker"},
     {"pipeline", "outputs"},
     {
         "settings",

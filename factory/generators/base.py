@@ -10,6 +10,7 @@ from factory.engine.request import Request, Response, Sampling
 from factory.engine.structured import ask_json
 from factory.prompts import Templates
 from factory.records import Frozen, Message, Record, Usage, content_hash
+from factory.resources import Opener, Opens
 from factory.sources import Item, Row
 
 if TYPE_CHECKING:
@@ -110,12 +111,14 @@ class Context:
         sampling: Sampling,
         sandbox: Callable[[], Sandbox],
         chat: bool = True,
+        opener: Opener | None = None,
     ) -> None:
         self.item, self.settings, self.templates = item, settings, templates
         self.rng = random.Random(f"{seed}/{item.digest}/{item.index}")
         self.usage = Usage()
         self.exchanges: list[str] = []
         self._seed, self._asker, self._sandbox, self._chat = seed, asker, sandbox, chat
+        self._opener = opener
         self._template_digest = template_digest
         self.sampling = settings.sampling.over(sampling)
 
@@ -180,6 +183,19 @@ class Context:
         """
         identity = (self.settings.name, self._asker.identity, self._seed, self.item.digest, self.item.index)
         return await self._asker.draw(content_hash("draw", *identity, label, determined_by), label, choose)
+
+    async def once(self, label: str, determined_by: Any, compute: Callable[[], Awaitable[T]]) -> T:
+        """What `compute` returned (JSON) when this run first asked for it, for whichever item: a reward of a text.
+
+        `determined_by` is all that the value depends on. Unlike a draw it is not this item's own.
+        """
+        return await self._asker.draw(content_hash("once", label, determined_by), label, compute)
+
+    async def opened(self, plug_in: Opens) -> Any:
+        """What the plug-in's `ready` gives: opened at the first call, shared by the run, closed at its end."""
+        if self._opener is None:
+            raise RuntimeError(f"{type(plug_in).__name__} opens a resource, which only `generate` provides")
+        return await self._opener.get(plug_in)
 
     def record(
         self,

@@ -88,7 +88,9 @@ class ManagedServers:
         """POST to every server at once. Raises `UserError` with what one that refused says."""
         for replica in self._replicas:
             await replica.wait_alive()
-        await asyncio.gather(*(post(replica.url.removesuffix("/v1") + path, self.api_key, body) for replica in self._replicas))
+        await asyncio.gather(
+            *(post(replica.url.removesuffix("/v1") + path, self.api_key, body) for replica in self._replicas)
+        )
 
     async def wait_alive(self, index: int) -> str:
         """The base URL of server `index` once it is alive. Raises `Stopped` when it was given up."""

@@ -19,7 +19,9 @@ class KeyOnEveryRoute:
     def __init__(self, app: App) -> None:
         self._app, self._key = app, os.environ["VLLM_API_KEY"]
 
-    async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    async def __call__(
+        self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
         if scope["type"] != "http" or scope["path"] == "/health" or self._knows(scope):
             await self._app(scope, receive, send)
             return

@@ -149,10 +149,13 @@ async def post(url: str, key: str, body: object = None) -> None:
     """One HTTP POST of JSON to a server of ours. Raises `UserError` with what it says where that is not success."""
     import aiohttp
 
+    headers, patience = {"Authorization": f"Bearer {key}"}, aiohttp.ClientTimeout(total=POST_SECONDS)
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=POST_SECONDS)) as session:
-            async with session.post(url, json=body, headers={"Authorization": f"Bearer {key}"}) as answer:
-                said = await answer.text()
+        async with (
+            aiohttp.ClientSession(timeout=patience) as session,
+            session.post(url, json=body, headers=headers) as answer,
+        ):
+            said = await answer.text()
     except (aiohttp.ClientError, TimeoutError) as error:
         raise UserError(f"vllm: {url}: {error or type(error).__name__}") from error
     if answer.status != 200:

@@ -74,7 +74,7 @@ class VllmEngine(VllmSettings, Policy):
     structured: Literal["auto", "server", "parse"] = "server"
 
 
-def _is_folder_name(value: str | None) -> str | None:
+def is_folder_name(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"[\w=,+@-][\w.=,+@-]*", value):
         raise ValueError("is no name for a folder: use letters, digits and _ - = , + (out=DIR names any folder)")
     return value
@@ -98,7 +98,7 @@ class GenerateSettings(Frozen):
     sandbox: SandboxConfig
     budget: BudgetSettings
 
-    _run_is_name = field_validator("run")(_is_folder_name)
+    _run_is_name = field_validator("run")(is_folder_name)
 
 
 class ExportSettings(Frozen):
@@ -139,7 +139,7 @@ class EvaluateSettings(Frozen):
     sandbox: SandboxConfig
     budget: BudgetSettings
 
-    _run_is_name = field_validator("run")(_is_folder_name)
+    _run_is_name = field_validator("run")(is_folder_name)
 
     @field_validator("compare")
     @classmethod

@@ -46,7 +46,7 @@ class Reasoning:
     carries_columns = False
 
     def __init__(self, settings: ReasoningSettings, templates: Templates, prompt_form: str) -> None:
-        self.settings = settings
+        self.settings, self._templates = settings, templates
         self.templates: Sequence[str] = (settings.template,)
         self._shots: dict[str, list[Entry]] = {}
 
@@ -78,6 +78,17 @@ class Reasoning:
             ]
             random.Random(f"reasoning/{block}").shuffle(rows)
             yield from rows
+
+    def examples(self) -> Sequence[Sequence[Message]]:
+        """The solved questions that are shown, as conversations like those of the records."""
+        return [
+            chat(
+                self._templates.render(self.settings.template, {"question": shot.question}),
+                f"<answer>{shot.answer}</answer>",
+            )
+            for shots in self._shots.values()
+            for shot in shots
+        ]
 
     def fingerprint(self, record: Record) -> str | None:
         """The same answer to the same question counts once."""

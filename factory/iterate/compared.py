@@ -26,42 +26,72 @@ def compared(suites: Sequence[SuiteResults], seed: int = 0) -> list[dict[str, An
     """A row a suite, measure and group; every number over items, seeds and resamples is in it. See docs/iterate.md."""
     rows, asked = list[dict[str, Any]](), list[_Asked]()
     for suite in suites:
+        questions = _Questions(suite)
         for measure in suite.measures:
-            rows += [row for group in _groups(suite) if (row := _row(suite, measure, group, asked)) is not None]
+            for group in questions.names:
+                row = _row(suite, measure, group, questions, asked)
+                rows += [row] if row is not None else []
     _resample(asked, seed)
     for row in rows:
         _judge(row)
     return rows
 
 
-def _groups(suite: SuiteResults) -> list[str]:
-    """All items, then each group where there are several."""
-    found = dict.fromkeys(group for one in suite.all for answers in one.by_seed.values() for group in answers.groups)
-    return ["", *(sorted(found) if len(found) > 1 else [])]
+Sides = Mapping[int, Floats]  # by seed, (questions, 2) of total and weight; NaN where there is none
 
 
-def _row(suite: SuiteResults, measure: Measure, group: str, asked: list[_Asked]) -> dict[str, Any] | None:
-    chosen = [(one, _sides(one, measure.name, group)) for one in suite.all]
-    chosen = [(one, sides) for one, sides in chosen if sides]
+class _Questions:
+    """All items of a suite in one order, and what each evaluation says of them."""
+
+    def __init__(self, suite: SuiteResults) -> None:
+        every = [answers for one in suite.all for answers in one.by_seed.values()]
+        group_of = {item: group for answers in every for item, group in zip(answers.ids, answers.groups, strict=True)}
+        self.place = {item: place for place, item in enumerate(group_of)}
+        self.groups = np.array(list(group_of.values()), dtype=object)
+        found = sorted(set(group_of.values()))
+        self.names = ["", *(found if len(found) > 1 else [])]  # all items, then each group where there are several
+        self._at = {id(answers): np.array([self.place[item] for item in answers.ids], dtype=int) for answers in every}
+
+    def sides(self, one: Measured, measure: str, group: str) -> dict[int, Floats]:
+        """Of the seeds that have any item of the group with that measure."""
+        found = {seed: self._side(answers, measure, group) for seed, answers in one.by_seed.items()}
+        return {seed: side for seed, side in found.items() if not np.isnan(side).all()}
+
+    def _side(self, answers: Answers, measure: str, group: str) -> Floats:
+        side = np.full((len(self.place), 2), np.nan)
+        if measure in answers.values:
+            side[self._at[id(answers)]] = answers.values[measure]
+        if group:
+            side[self.groups != group] = np.nan
+        return side
+
+
+def _common(*sides: Sequence[Floats]) -> list[Floats]:
+    """Each argument as (seeds, items, 2), of the items that all of them have."""
+    stacks = [np.stack(list(side)) for side in sides]
+    known = ~np.isnan(np.concatenate(stacks)).any(axis=(0, 2))
+    return [stack[:, known] for stack in stacks]
+
+
+def _row(
+    suite: SuiteResults, measure: Measure, group: str, questions: _Questions, asked: list[_Asked]
+) -> dict[str, Any] | None:
+    sides = {id(one): questions.sides(one, measure.name, group) for one in suite.all}
+    chosen = [one for one in suite.all if sides[id(one)]]
     if not chosen:
         return None
-    values = [_value(one, sides, measure, asked) for one, sides in chosen]
-    row: dict[str, Any] = {
-        "suite": suite.name, "measure": measure.name, "group": group, "share": measure.share,
-        "higher_is_better": measure.higher_is_better, "items": max(entry["items"] for entry in values), "values": values,
-    }  # fmt: skip
-    sides_of = {id(one): sides for one, sides in chosen}
-    starts = [(one, entry) for (one, _), entry in zip(chosen, values, strict=True) if one.kind == "start"]
-    base = _best(starts, measure)
-    row["base"] = base[1]["name"] if base else None
-    pairs = _pairs(suite, base[0] if base else None)
-    row["gains"] = [
-        gain
-        for first, second in pairs
-        if id(first) in sides_of and id(second) in sides_of
-        if (gain := _gain(first, second, sides_of[id(first)], sides_of[id(second)], measure, asked)) is not None
+    values = [_value(one, sides[id(one)], measure, asked) for one in chosen]
+    base = _best([pair for pair in zip(chosen, values, strict=True) if pair[0].kind == "start"], measure)
+    gains = [
+        _gain(first, second, sides[id(first)], sides[id(second)], measure, asked)
+        for first, second in _pairs(suite, base[0] if base else None)
+        if sides[id(first)] and sides[id(second)]
     ]
-    return row
+    return {
+        "suite": suite.name, "measure": measure.name, "group": group, "share": measure.share,
+        "higher_is_better": measure.higher_is_better, "items": max(entry["items"] for entry in values),
+        "values": values, "base": base[1]["name"] if base else None, "gains": [gain for gain in gains if gain],
+    }  # fmt: skip
 
 
 def _best(
@@ -92,75 +122,39 @@ def _pairs(suite: SuiteResults, base: Measured | None) -> Iterator[tuple[Measure
 # ---- one entry
 
 
-Side = dict[str, tuple[float, float]]  # (total, weight) by item
-
-
-def _sides(one: Measured, name: str, group: str) -> dict[int, Side]:
-    """By seed, what each item of the group that has the measure was worth."""
-    found = {seed: _side(answers, name, group) for seed, answers in one.by_seed.items()}
-    return {seed: side for seed, side in found.items() if side}
-
-
-def _side(answers: Answers, name: str, group: str) -> Side:
-    values = answers.values.get(name)
-    if values is None:
-        return {}
-    return {
-        item: (total, weight)
-        for item, of, (total, weight) in zip(answers.ids, answers.groups, values.tolist(), strict=True)
-        if (not group or of == group) and not math.isnan(total)
-    }
-
-
-def _array(sides: Sequence[Side], items: Sequence[str]) -> Floats:
-    """(seeds, items, 2)."""
-    return np.array([[side[item] for item in items] for side in sides], dtype=np.float64).reshape(len(sides), -1, 2)
-
-
-def _common(sides: Sequence[Side]) -> list[str]:
-    """The items that all have, in the first one's order."""
-    rest = [set(side) for side in sides[1:]]
-    return [item for item in sides[0] if all(item in other for other in rest)]
-
-
-def _value(one: Measured, sides: Mapping[int, Side], measure: Measure, asked: list[_Asked]) -> dict[str, Any]:
+def _value(one: Measured, sides: Sides, measure: Measure, asked: list[_Asked]) -> dict[str, Any]:
     """A model's own value: of each seed over all the items it has, their mean, and its interval over the common ones."""
     log = measure.scale == "log"
-    single = {seed: float(Block(_array([side], list(side)), log=log).by_seed()[0]) for seed, side in sides.items()}
-    items = _common(list(sides.values()))
+    single = {seed: float(Block(_common([side])[0], log=log).by_seed()[0]) for seed, side in sides.items()}
+    (common,) = _common(list(sides.values()))
     entry: dict[str, Any] = {
-        "of": one.kind, "name": one.name, "round": one.round, "items": len(items),
+        "of": one.kind, "name": one.name, "round": one.round, "items": common.shape[1],
         "mean": float(np.mean(list(single.values()))), "low": math.nan, "high": math.nan,
         "seeds": {} if one.kind == "start" else {str(seed): value for seed, value in single.items()},
     }  # fmt: skip
-    if items:
-        asked.append(_Asked(Block(_array(list(sides.values()), items), log=log), entry))
+    asked.append(_Asked(Block(common, log=log), entry))
     return entry
 
 
 def _gain(
-    first: Measured,
-    second: Measured,
-    a: Mapping[int, Side],
-    b: Mapping[int, Side],
-    measure: Measure,
-    asked: list[_Asked],
+    first: Measured, second: Measured, a: Sides, b: Sides, measure: Measure, asked: list[_Asked]
 ) -> dict[str, Any] | None:
     """`second` less `first`, over the seeds and items that both have; None where there are none."""
     seeds = [seed for seed in b if first.kind == "start" or seed in a]
     if not seeds:
         return None
-    sides = [[a[ALWAYS if first.kind == "start" else seed] for seed in seeds], [b[seed] for seed in seeds]]
-    items = _common([*sides[0], *sides[1]])
-    if not items:
+    before, after = _common(
+        [a[ALWAYS if first.kind == "start" else seed] for seed in seeds], [b[seed] for seed in seeds]
+    )
+    block = Block(after, before, log=measure.scale == "log")
+    if not block.items:
         return None
-    block = Block(_array(sides[1], items), _array(sides[0], items), log=measure.scale == "log")
     each = block.by_seed()
     entry = {
         "from": {"of": first.kind, "name": first.name, "round": first.round},
         "to": {"of": second.kind, "name": second.name, "round": second.round},
         "difference": float(each.mean()), "low": math.nan, "high": math.nan, "p": math.nan, "test": "",
-        "items": len(items), "seeds": {str(seed): float(value) for seed, value in zip(seeds, each, strict=True)},
+        "items": block.items, "seeds": {str(seed): float(value) for seed, value in zip(seeds, each, strict=True)},
     }  # fmt: skip
     asked.append(_Asked(block, entry))
     return entry

@@ -48,8 +48,8 @@ class SuiteResults:
 
     name: str
     when: str
-    measures: Sequence[Measure] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    measures: list[Measure] = field(default_factory=list)
+    results: Mapping[str, Any] = field(default_factory=dict)  # of its first evaluation
     starts: list[Measured] = field(default_factory=list)
     rounds: list[Measured] = field(default_factory=list)
     controls: list[Measured] = field(default_factory=list)
@@ -95,7 +95,21 @@ def _answers(results: Mapping[str, Any], items: Sequence[ItemResult]) -> Answers
         name: np.array([item.values.get(name, nothing) for item in items], dtype=np.float64).reshape(-1, 2)
         for name in names
     }
+    widest = widest_pass(names)
+    if widest is not None:  # what more samples add: it shrinks where a model only becomes surer of what it knew
+        one, more = values["pass@1"], values[f"pass@{widest}"]
+        values[gap_name(widest)] = np.stack([more[:, 0] - one[:, 0], one[:, 1]], axis=1)
     return Answers([item.id for item in items], [item.group for item in items], values, results)
+
+
+def widest_pass(names: Sequence[str]) -> int | None:
+    """The largest k above 1 of which there is a pass@k, where there is a pass@1, too."""
+    known = [int(name[5:]) for name in names if name.startswith("pass@") and name[5:].isdigit()]
+    return max(known) if 1 in known and max(known) > 1 else None
+
+
+def gap_name(k: int) -> str:
+    return f"pass@{k} - pass@1"
 
 
 def _read(read: _Reader, settings: IterateSettings, name: str) -> SuiteResults:
@@ -114,7 +128,9 @@ def _read(read: _Reader, settings: IterateSettings, name: str) -> SuiteResults:
     first = next((answers for one in suite.all for answers in one.by_seed.values()), None)
     if first is not None:
         suite.measures = [Measure(**measure) for measure in first.results["measures"]]
-        suite.settings = first.results["settings"]
+        widest = widest_pass([measure.name for measure in suite.measures])
+        suite.measures += [Measure(gap_name(widest))] if widest is not None else []
+        suite.results = first.results
     return suite
 
 

@@ -72,8 +72,8 @@ def intervals(blocks: Sequence[Block], seed: int = 0, resamples: int = RESAMPLES
     for items, places in _alike(blocks):
         columns = [_columns(blocks[place]) for place in places]
         rng = np.random.default_rng(seed)
-        which = {
-            seeds: rng.integers(0, seeds, (resamples, seeds))
+        weights = {
+            seeds: _counts(rng, resamples, seeds) / seeds
             for seeds in sorted({len(blocks[place].second) for place in places})
         }
         for start, part in _parts(columns):
@@ -81,7 +81,7 @@ def intervals(blocks: Sequence[Block], seed: int = 0, resamples: int = RESAMPLES
             at = 0
             for place, own in zip(places[start : start + len(part)], part, strict=True):
                 values = _values(blocks[place], sums[:, at : at + own.shape[1]])
-                found[place] = _interval(_over_seeds(values, which[values.shape[1]]))
+                found[place] = _interval(np.einsum("rs,rs->r", values, weights[values.shape[1]]))
                 at += own.shape[1]
     return found
 
@@ -145,12 +145,6 @@ def _values(block: Block, sums: Floats) -> Floats:
     shaped = sums.reshape(len(sums), len(block.sides), len(block.second), 2)
     values = _ratio(shaped, block.log)
     return values[:, 0] if block.first is None else values[:, 0] - values[:, 1]
-
-
-def _over_seeds(values: Floats, which: NDArray[np.int64]) -> Floats:
-    """Means over the seeds drawn; with one seed it is itself."""
-    means: Floats = np.take_along_axis(values, which, axis=1).mean(axis=1)
-    return means
 
 
 def _interval(values: Floats) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import orjson
 
 from factory.errors import UserError
 from factory.iterate.compared import compared
+from factory.iterate.conclusions import conclusions
 from factory.iterate.diversity import round_diversity
 from factory.iterate.measured import read_suites
 from factory.iterate.settings import IterateSettings
@@ -44,11 +45,13 @@ def summarise(settings: IterateSettings, state: Mapping[str, Any]) -> tuple[dict
         "seeds": list(settings.seeds),
         "finished": len(done) == len(planned),
         "stages": {"done": len(done), "planned": len(planned), "next": _next(planned, stages)},
-        "controls": {
-            name: {"data": control.data} for name, control in settings.recipe.controls.items() if control.enabled
-        },
+        "controls": _controls(settings, stages),
         "suites": [
-            {"name": suite.name, "when": suite.when, "settings": suite.settings, "notes": _notes(suite)}
+            {
+                "name": suite.name,
+                "when": suite.when,
+                **{key: suite.results.get(key) for key in ("suite", "settings", "notes")},
+            }
             for suite in suites
         ],
         "measures": compared(suites),
@@ -57,7 +60,7 @@ def summarise(settings: IterateSettings, state: Mapping[str, Any]) -> tuple[dict
         "work": list(_work_table(root, planned, state)),
         "problems": problems,
     }
-    return results, worked
+    return {**results, "conclusions": conclusions(results)}, worked
 
 
 def _planned(settings: IterateSettings) -> Iterator[Stage]:
@@ -74,9 +77,21 @@ def _next(planned: list[Stage], stages: Mapping[str, Any]) -> str | None:
     return next((stage.key for stage in planned if not stages.get(stage.key, {}).get("done")), None)
 
 
-def _notes(suite: Any) -> list[str]:
-    first = next((answers for one in suite.all for answers in one.by_seed.values()), None)
-    return list(first.results.get("notes", ())) if first else []
+def _controls(settings: IterateSettings, stages: Mapping[str, Any]) -> dict[str, Any]:
+    """What each control is trained on, and by seed its optimiser's steps beside those of the round's own training."""
+    plan, found = Plan(settings), dict[str, Any]()
+    for name, control in settings.recipe.controls.items():
+        if not control.enabled:
+            continue
+        steps: dict[str, dict[str, int]] = {"steps": {}, "round_steps": {}}
+        for seed in settings.seeds:
+            key = plan.key(seed, settings.rounds, f"control-{name}")
+            stage = next(stage for stage in plan.controls(seed) if stage.key == key)
+            own, of = stages.get(key, {}).get("steps"), [stages.get(part, {}).get("steps") for part in stage.steps_of]
+            if own is not None and None not in of:
+                steps["steps"][str(seed)], steps["round_steps"][str(seed)] = own, sum(of)
+        found[name] = {"data": control.data, **steps}
+    return found
 
 
 def _diversity(root: Path, settings: IterateSettings, problems: list[str]) -> Iterator[dict[str, Any]]:

@@ -161,7 +161,7 @@ class Rounds:
         return {}
 
     def _train(self, stage: Stage, began: float, ended: float, whole: bool) -> dict[str, Any]:
-        steps = 40
+        steps = sum(self.state.facts(key)["steps"] for key in stage.steps_of) or 40
         lines = entries("sft", steps if whole else steps // 2)
         for number, line in enumerate(lines):
             line["time"] = round(began + (ended - began) * (number + 1) / len(lines), 3)

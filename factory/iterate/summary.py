@@ -16,16 +16,20 @@ from factory.iterate.measured import read_suites
 from factory.iterate.settings import IterateSettings
 from factory.iterate.stages import Plan, Stage
 from factory.iterate.utilisation import Work, stretches, work
-from factory.outputs import write_json
+from factory.outputs import write_atomically, write_json
 
 VERSION = 1
 
 
 def write_summary(settings: IterateSettings, state: Mapping[str, Any]) -> None:
     """Write both from the folders of the stages that are done; what cannot be read is told in them."""
+    from factory.report.rounds import render
+
     root = Path(settings.out)
-    results, _ = summarise(settings, state)
+    results, worked = summarise(settings, state)
     write_json(root / "results.json", results)
+    plain = orjson.loads(orjson.dumps(results, option=orjson.OPT_NON_STR_KEYS))  # as a reader of the file has it
+    write_atomically(root / "report.html", render(plain, worked).encode())
 
 
 def summarise(settings: IterateSettings, state: Mapping[str, Any]) -> tuple[dict[str, Any], Work]:

@@ -14,7 +14,7 @@ import re
 import sqlite3
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from factory.journal import Journal
 from factory.outputs import final_fates, write_json
 from factory.records import Record
 
+Row = Mapping[str, Any]
 BUDGETS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)  # words
 _VERSION = 1  # of what is measured: another one makes what is stored worthless
 # Words, single characters where a script has no spaces, and signs.
@@ -221,3 +222,30 @@ def _distinct(stream: Any, starts: Any) -> Iterator[tuple[str, float]]:
         grams = grams[inside]
         if len(grams):
             yield str(n), len(np.unique(grams)) / len(grams)
+
+
+# ---- reading it
+
+
+def by_round(diversity: Sequence[Row]) -> dict[int, list[Row]]:
+    found: dict[int, list[Row]] = {}
+    for one in diversity:
+        found.setdefault(one["round"], []).append(one)
+    return found
+
+
+def reading(*path: str) -> Callable[[Row], float | None]:
+    """Reads what lies there in a round's numbers, or None."""
+
+    def read(one: Row) -> float | None:
+        found: Any = one
+        for key in path:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return None if found is None else float(found)
+
+    return read
+
+
+def mean_of(rows: Sequence[Row], read: Callable[[Row], float | None]) -> float | None:
+    values = [value for row in rows if (value := read(row)) is not None]
+    return sum(values) / len(values) if values else None

@@ -1,21 +1,14 @@
-"""Drawings of a loop's report: values and gains with their intervals, curves over rounds, and who worked when."""
+"""Drawings of a loop's report: values and gains with their intervals, and curves over rounds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from factory.iterate.utilisation import BINS, Stretch, Work, cut, total, union
-from factory.iterate.utilisation import Span as Time
-from factory.report.charts import duration, hit, number, percent, plot
+from factory.report.charts import hit, number, plot
 from factory.report.curves import Span, heights, rounded
 from factory.report.html import Child, Html, h
-from factory.report.measures import nice
-
-_STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 18000, 36000, 86400)  # seconds
-_FINE = 1500  # parts of the timeline's width; work that lies closer together is drawn as one
-
 
 # ---- a value with its interval
 
@@ -91,9 +84,9 @@ def _caption(title: str, says: str, trends: Sequence[Trend]) -> Html:
     keys: list[Child] = []
     for trend in trends:
         if len(trends) > 1:
-            keys += [h("i", class_=f"key {trend.colour}"), trend.name]
+            keys.append(h("span", h("i", class_=f"key {trend.colour}"), trend.name, class_="keyed"))
         if trend.base is not None:
-            keys += [h("i", class_=f"key dashed {trend.colour}"), trend.base_name]
+            keys.append(h("span", h("i", class_=f"key dashed {trend.colour}"), trend.base_name, class_="keyed"))
     return h(
         "figcaption", h("b", title), h("span", keys, class_="keys-of") if keys else None, h("p", says) if says else None
     )
@@ -122,8 +115,7 @@ def _said(value: float, share: bool) -> str:
     return f"{100 * value:.1f} %" if share else number(value)
 
 
-def _trend(trend: Trend, across: object, down: object) -> Iterable[Html]:
-    assert callable(across) and callable(down)
+def _trend(trend: Trend, across: Callable[[float], float], down: Callable[[float], float]) -> Iterable[Html]:
     if trend.base is not None:
         y = f"{down(trend.base):.2f}"
         yield h("line", class_=f"baseline {trend.colour}", x1=0, x2=1000, y1=y, y2=y)
@@ -144,121 +136,10 @@ def _line(points: Iterable[tuple[float, float]], class_: str) -> Html:
     return h("polyline", points=" ".join(f"{x:.1f},{y:.2f}" for x, y in points), class_=class_)
 
 
-# ---- who worked when
-
-KINDS = {"generate": "generating", "evaluate": "evaluating", "train": "training"}
+# ---- tables
 
 
-def timeline(work: Work) -> Html:
-    """A lane for the engine and one for the training of each seed, on the wall time without its pauses, the driver's line
-    below."""
-    whole = total(work.wall)
-    lanes: dict[tuple[str, int | None], list[Stretch]] = {}
-    for one in work.stretches:
-        if one.lane in ("engine", "train"):
-            lanes.setdefault((one.lane, one.seed), []).append(one)
-    places = list(cut(work.wall))
-    pauses = [h("line", class_="pause", x1=x, x2=x, y1=0, y2="100%") for x in
-              (f"{100 * before / whole:.3f}%" for _, before in places[1:])]  # fmt: skip
-    order = sorted(lanes, key=lambda lane: (lane[0], -1 if lane[1] is None else lane[1]))
-    rows, before = [], ""
-    for lane in order:
-        name = f"{'engine' if lane[0] == 'engine' else 'training'}, {'start' if lane[1] is None else f'seed {lane[1]}'}"
-        shapes, hits = _lane(work, lanes[lane], places, whole)
-        class_ = "lane gap" if before and before != lane[0] else "lane"
-        rows.append(
-            h("div", h("span", name, title=name), h("svg", shapes, pauses, hits, aria_hidden="true"), class_=class_)
-        )
-        before = lane[0]
-    if work.driver:
-        rows.append(h("div", h("span", "GPU busy"), _driver(work.driver, pauses), class_="lane gap"))
-    rows.append(h("div", h("span"), _clock(whole), class_="lane"))
-    told = work.numbers["seconds"]
-    summary = (
-        f"Timeline of {duration(whole)}: {duration(told['generating'])} generating, {duration(told['evaluating'])} evaluating, "
-        f"{duration(told['training'])} training. Arrow keys read the stages."
-    )
-    return h("div", rows, class_="canvas lanes", tabindex=0, role="img", aria_label=summary)
-
-
-def _lane(
-    work: Work, stretches: Sequence[Stretch], places: Sequence[tuple[Time, float]], whole: float
-) -> tuple[list[Html], list[Html]]:
-    """Pale while a stage runs, solid while something is generated or trained in it."""
-    shades, solids, hits = list[Html](), list[Html](), list[Html]()
-    for one in sorted(stretches, key=lambda one: one.begin):
-        spans = [(one.begin, one.end)]
-        busy = [span for span in work.busy.get(one.key, ()) if span[0] < one.end and span[1] > one.begin]
-        inside = total((max(begin, one.begin), min(end, one.end)) for begin, end in busy)
-        tip = f"{one.key}: {duration(one.end - one.begin)}, {percent(inside, one.end - one.begin)} of it {KINDS[one.kind]}"
-        shades += _bars(_cut_to(spans, places), whole, f"shade k-{one.kind}")
-        solids += _bars(_near(_cut_to(busy, places), whole / _FINE), whole, f"solid k-{one.kind}")
-        hits += [
-            h("rect", class_="hit", x=f"{100 * begin / whole:.3f}%", width=f"{100 * max(end - begin, whole / 500) / whole:.3f}%",
-              height="100%", data_tip=tip)
-            for begin, end in _cut_to(spans, places)
-        ]  # fmt: skip
-    return [*shades, *solids], hits
-
-
-def _cut_to(spans: Iterable[Time], places: Sequence[tuple[Time, float]]) -> list[Time]:
-    """Spans of the clock as spans of the wall time without its pauses."""
-    found = []
-    for begin, end in spans:
-        for (first, last), before in places:
-            if begin < last and end > first:
-                found.append((before + max(begin, first) - first, before + min(end, last) - first))
-    return found
-
-
-def _near(spans: Sequence[Time], room: float) -> list[Time]:
-    """Spans that are closer than `room` as one: nobody could see what lies between."""
-    return union([(begin, end + room) for begin, end in spans]) if len(spans) > 1 else list(spans)
-
-
-def _bars(spans: Iterable[Time], whole: float, class_: str) -> list[Html]:
-    return [
-        h("rect", class_=class_, x=f"{100 * begin / whole:.3f}%", width=f"{100 * (end - begin) / whole:.3f}%", height="100%")
-        for begin, end in spans
-    ]  # fmt: skip
-
-
-def _driver(values: Sequence[float | None], pauses: Sequence[Html]) -> Html:
-    """What share of each moment the driver saw work in, as an area; nothing where it said nothing."""
-    parts, part = list[list[tuple[int, float]]](), list[tuple[int, float]]()
-    for place, value in enumerate([*values, None]):
-        if value is not None:
-            part.append((place, value))
-        elif part:
-            parts.append(part)
-            part = []
-    shapes = []
-    for part in parts:
-        line = " ".join(f"{x},{100 - 96 * y:.1f} {x + 1},{100 - 96 * y:.1f}" for x, y in part)
-        shapes.append(h("polygon", points=f"{part[0][0]},100 {line} {part[-1][0] + 1},100", class_="area"))
-        shapes.append(h("polyline", points=line, class_="line"))
-    inner = h("svg", shapes, viewBox=f"0 0 {BINS} 100", preserveAspectRatio="none", width="100%", height="100%")
-    hits = [
-        h("rect", class_="hit", x=f"{100 * place / BINS:.3f}%", width=f"{100 / BINS:.3f}%", height="100%",
-          data_tip=f"GPU busy {value:.0%}, as the driver says")
-        for place, value in enumerate(values) if value is not None
-    ]  # fmt: skip
-    return h("svg", inner, pauses, hits, class_="driver", aria_hidden="true")
-
-
-def _clock(whole: float) -> Html:
-    step = next((step for step in _STEPS if whole / step <= 6), nice(whole / 6))
-    words = []
-    for n in range(int(whole / step) + 1):
-        at = n * step / whole
-        anchor = "start" if at < 0.04 else "end" if at > 0.96 else "middle"
-        words.append(h("text", _at(n * step), x=f"{100 * at:.2f}%", y=13, text_anchor=anchor))
-    return h("svg", words, class_="x", aria_hidden="true")
-
-
-def _at(seconds: float) -> str:
-    if not seconds:
-        return "0"
-    if seconds < 120:
-        return f"{seconds:g} s"
-    return f"{seconds / 60:g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+def table(names: Sequence[str], rows: Sequence[Html], class_: str, plain: int) -> Html:
+    """A table that scrolls where it is too wide; the first `plain` columns are words, the others numbers."""
+    head = [h("th", name, scope="col", class_=None if place < plain else "n") for place, name in enumerate(names)]
+    return h("div", h("table", h("thead", h("tr", head)), h("tbody", rows), class_=class_), class_="scroll", tabindex=0)

@@ -208,12 +208,13 @@ def _rule(
 
 
 def _bounds(settings: GenerateSettings, source: Source, problems: list[str]) -> tuple[int | None, int | None]:
-    if source.endless and settings.n is None:
-        problems.append("n: this source never ends, so say how many records are wanted, as n=100")
+    if source.endless and settings.n is None and settings.attempts is None:
+        problems.append(
+            "n: this source never ends, so say how many records are wanted, as n=100, or how many seeds are tried, as "
+            "attempts=100"
+        )
         return None, None
     attempts = settings.attempts
     if attempts is None and source.endless and settings.n is not None:
         attempts = ATTEMPTS_FOR_EACH * settings.n
-    if settings.n is not None and attempts is not None and attempts < settings.n:
-        problems.append(f"attempts={attempts} is below n={settings.n}: each record wanted takes one at least")
     return settings.n, attempts

@@ -112,7 +112,6 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "sandbox wall below 0": ([*JOB, "sandbox.wall=-1"], ["sandbox.wall=-1: should be more than 0"]),
     "top_p above 1": ([*JOB, "task.sampling.top_p=2"], ["task.sampling.top_p=2: should be 1 or less"]),
     "price below 0": ([*JOB, "model.price.input=-2"], ["model.price.input=-2: should be 0 or more"]),
-    "attempts below n": ([*JOB, "n=5", "attempts=3"], ["attempts=3 is below n=5"]),
     "endless without n": ([*JOB, "source.repeat=true"], ["n: ", "never ends", "n=100"]),
     "no source": (["generate", "task=respond"], ["source.path is not set", "source.path=rows.jsonl"]),
     "missing file": ([*JOB, "source.path=row.jsonl"], ["source.path=row.jsonl: no such file", "rows.jsonl"]),

@@ -12,6 +12,8 @@ from factory.iterate.settings import IterateSettings
 from factory.iterate.stages import Plan, Stage
 from factory.settings import VllmEngine
 
+_SERVED = {**SOME_ENGINE, "served_name": "some"}
+
 
 def checked_settings(composed: Mapping[str, Any], problems: list[str]) -> IterateSettings | None:
     """The settings; `problems` gets all that is wrong with them and with the stages that they make."""
@@ -81,13 +83,13 @@ def _problems(stage: Stage) -> list[str]:
 def _generate(composed: dict[str, Any], problems: list[str]) -> None:
     from factory.plan import make_plan
 
-    make_plan({**composed, "engine": SOME_ENGINE}, problems)
+    make_plan({**composed, "engine": _SERVED}, problems)
 
 
 def _evaluate(composed: dict[str, Any], problems: list[str]) -> None:
     from factory.evaluation.plan import make_evaluation
 
-    make_evaluation({**composed, "engine": SOME_ENGINE}, problems)
+    make_evaluation({**composed, "engine": _SERVED}, problems)
 
 
 def _train(composed: dict[str, Any], problems: list[str]) -> None:

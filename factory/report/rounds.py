@@ -11,6 +11,7 @@ from factory.iterate.wording import Row, amount, headline, interval, over_start,
 from factory.report.charts import duration, number
 from factory.report.frame import document, fact, folded
 from factory.report.html import Child, Html, h, join
+from factory.report.rounds_charts import tied
 from factory.report.rounds_data import data
 from factory.report.rounds_gains import gains, sharpened
 from factory.report.rounds_time import stages, time
@@ -104,6 +105,7 @@ def _evidence(results: Results) -> Html:
         kind = one["kind"]
         tag = h("span", _TAGS[kind], class_="tagged")
         text = one["text"].removeprefix("Not shown: ")
+        text = tied(text if text == one["text"] else text[:1].upper() + text[1:])  # the tag says the rest
         shown = h("li", tag, h("p", text), class_=kind.replace(" ", "-"))
         parts.setdefault(_ABOUT.get(one["about"], one["about"]), []).append(shown)
     return join(

@@ -136,7 +136,12 @@ def _line(points: Iterable[tuple[float, float]], class_: str) -> Html:
     return h("polyline", points=" ".join(f"{x:.1f},{y:.2f}" for x, y in points), class_=class_)
 
 
-# ---- tables
+# ---- texts and tables
+
+
+def tied(text: str) -> str:
+    """No line ends before a percent sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def table(names: Sequence[str], rows: Sequence[Html], class_: str, plain: int) -> Html:

@@ -33,7 +33,20 @@ def gains(results: Results) -> Html:
         row = headline(results, suite["name"])
         if row is not None and not _is_another_way(results, suite):
             parts.append(_suite(results, row))
-    return join(parts) if parts else h("p", "No evaluation is finished yet.", class_="empty")
+    if not parts:
+        return h("p", "No evaluation is finished yet.", class_="empty")
+    several = len(results["seeds"]) > 1
+    note = (
+        "p: how likely a difference as large is if the two models were exchangeable item by item (McNemar's exact test for one seed "
+        "and items that are right or wrong, else a permutation test)"
+        + (
+            ", the seeds held as they are: it can be small where the interval, which counts the spread of the seeds, too, has zero in it"
+            if several
+            else ""
+        )
+        + ". Pale: the interval has zero in it. Every comparison is judged by itself."
+    )
+    return join([*parts, h("p", note, class_="note between")])
 
 
 def _is_another_way(results: Results, suite: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from factory.report.charts import duration, number, percent
 from factory.report.frame import short
 from factory.report.html import Html, h, join
 from factory.report.measures import nice
-from factory.report.rounds_charts import table
+from factory.report.rounds_charts import table, tied
 
 _STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 18000, 36000, 86400)  # seconds
 _FINE = 1500  # parts of the timeline's width; work that lies closer together is drawn as one
@@ -36,7 +36,7 @@ def time(results: Results, work: Work) -> Html | None:
     legend.append(h("span", h("i", class_="k-generate pale"), "pale: the stage starts, loads, or writes"))
     legend.append(h("span", h("i", class_="dash"), "a pause") if told["pauses_seconds"] >= 1 else Html())
     return join(
-        [h("p", says, class_="note"), timeline(work), h("p", legend, class_="kinds between"), _time_table(told)]
+        [h("p", tied(says), class_="note"), timeline(work), h("p", legend, class_="kinds between"), _time_table(told)]
     )
 
 
@@ -89,7 +89,14 @@ def timeline(work: Work) -> Html:
         )
         before = lane[0]
     if work.driver:
-        rows.append(h("div", h("span", "GPU busy"), _driver(work.driver, pauses), class_="lane gap"))
+        rows.append(
+            h(
+                "div",
+                h("span", "GPU busy, %", title="from 0 to 100 %, as the driver says"),
+                _driver(work.driver, pauses),
+                class_="lane gap",
+            )
+        )
     rows.append(h("div", h("span"), _clock(whole), class_="lane"))
     told = work.numbers["seconds"]
     summary = (

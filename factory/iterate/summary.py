@@ -70,7 +70,7 @@ def summarise(settings: IterateSettings, state: Mapping[str, Any]) -> tuple[dict
     planned = list(_planned(settings))
     done = [stage.key for stage in planned if stages.get(stage.key, {}).get("done")]
     suites = read_suites(root, settings, stages, problems)
-    worked = work(root, state)
+    worked = work(root, state, problems)
     results = {
         "version": VERSION,
         "run": settings.run,

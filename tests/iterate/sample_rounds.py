@@ -26,7 +26,7 @@ from factory.iterate.settings import IterateSettings
 from factory.iterate.stages import Plan, Stage
 from factory.iterate.state import State
 from factory.journal import Fate, Journal
-from factory.outputs import write_manifest
+from factory.outputs import final_fates, write_data, write_manifest
 from factory.records import Message, Record, Score, content_hash
 from tests.sample_training import entries, manifest, write_training
 from tests.sample_training import settings as train_settings
@@ -242,6 +242,7 @@ def write_generated(folder: Path, made: Sequence[Record], began: float, ended: f
         for number, record in enumerate(made):
             journal.add_fates(config, f"item-{number}", [Fate(number, 0, record, {"item": f"item-{number}"})], [None])
         journal.flush()
+        write_data(folder, final_fates(journal, config, None), {}, ["answer", "reward"])
     facts = {
         "kept": kept, "records": len(made), "seeds": len(made) // 4,
         "tokens": {"prompt": 40 * len(made), "completion": 9 * len(made)},

@@ -72,10 +72,9 @@ def intervals(blocks: Sequence[Block], seed: int = 0, resamples: int = RESAMPLES
     found = [(np.nan, np.nan)] * len(blocks)
     for items, places in _alike(blocks):
         columns = [_columns(blocks[place]) for place in places]
-        rng = np.random.default_rng(seed)
-        weights = {
-            seeds: _counts(rng, resamples, seeds) / seeds
-            for seeds in sorted({len(blocks[place].second) for place in places})
+        weights = {  # how often each seed is drawn, by other random numbers than the items
+            seeds: _counts(np.random.default_rng((seed, seeds)), resamples, seeds) / seeds
+            for seeds in {len(blocks[place].second) for place in places}
         }
         for start, part in _parts(columns):
             sums = _products(np.concatenate(part, axis=1), items, resamples, seed, _counts)

@@ -56,9 +56,9 @@ def ends(gain: Mapping[str, Any], share: bool) -> str:
 
 
 def _number(value: float, share: bool, sign: str = "") -> str:
-    """No minus before what is rounded to nothing, and a proper one before the rest."""
+    """No sign before what is rounded to nothing, and a proper minus before the rest."""
     text = f"{100 * value:{sign}.1f}" if share else f"{value:{sign}.3g}"
-    return text.replace("-", "" if not float(text) else "\N{MINUS SIGN}")
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("+-")
 
 
 def part(value: float, digits: int = 1) -> str:
@@ -73,9 +73,8 @@ def amount(value: float, share: bool) -> str:
 def asked(results: Mapping[str, Any], name: str) -> str:
     """The start as one suite asks it."""
     suite = next((suite for suite in results["suites"] if suite["name"] == name), None)
-    shots = (suite or {}).get("settings") or {}
-    count = shots.get("shots") if isinstance(shots, Mapping) else None
-    if count:
+    count = ((suite or {}).get("settings") or {}).get("shots")
+    if isinstance(count, int) and count > 0:
         return f"the starting model asked with {some(count, 'solved example')}"
     other = suite is not None and suite["when"] == "start"
     return f"the starting model asked as in {name}" if other else "the starting model"

@@ -47,6 +47,7 @@ LAYERS = [
         "engine_room",
         "endpoint",
         "evaluation",
+        "iterate",
     },
     {"cli", "doctor"},
 ]

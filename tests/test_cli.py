@@ -498,7 +498,10 @@ def test_an_interruption_is_130_and_what_was_answered_is_kept(number: signal.Sig
         ("factory gen", {"generate"}),
         ("factory generate task=", {f"task={name}" for name in options("task")}),
         ("factory  generate  task=res", {"task=respond"}),
-        ("factory generate task=respond engine.re", {"engine.replicas=", "engine.restarts=", "engine.retries="}),
+        (
+            "factory generate task=respond engine.re",
+            {"engine.reloading=", "engine.replicas=", "engine.restarts=", "engine.retries="},
+        ),
         ("factory export form", {"format="}),
         ("factory evaluate suite=p", {"suite=perplexity", "suite=preference"}),
         ("factory evaluate comp", {"compare="}),

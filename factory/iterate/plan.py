@@ -12,6 +12,7 @@ from factory.iterate.settings import IterateSettings
 from factory.iterate.stages import Plan, Stage
 from factory.settings import VllmEngine
 
+_OWN = ("out=", "run=", "seed=", "data=", "to=", "model.path=", "stage.models=", "keep=", "reward=")
 _SERVED = {**SOME_ENGINE, "served_name": "some"}
 
 
@@ -51,13 +52,13 @@ def checked_settings(composed: Mapping[str, Any], problems: list[str]) -> Iterat
         *plan.round(settings.seeds[0], last),
         *plan.controls(settings.seeds[0]),
     ]
-    seen: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     for stage in stages:
-        # What is wrong with an option is wrong in every round: told once.
-        for problem in _problems(stage):
-            if problem not in seen:
-                seen.add(problem)
-                problems.append(f"{stage.key}: {problem}")
+        # Commands that differ by their folders alone have the same problems.
+        kind = tuple(word for word in stage.line if not word.startswith(_OWN))
+        if kind not in seen:
+            seen.add(kind)
+            problems += [f"{stage.key}: {problem}" for problem in _problems(stage)]
     return settings
 
 

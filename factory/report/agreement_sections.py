@@ -103,12 +103,10 @@ def scatters(found: Compared, rule: str | None) -> Html | None:
         rho = found.correlations.get((first, second))
         told = f"Spearman {figures(rho.value)} ({between(rho)})" if rho and not math.isnan(rho.value) else ""
         count = f"{number(len(points))} records"
-        caption = h(
-            "figcaption", h("b", clip(second), " against ", clip(first)), h("span", count), told and h("span", told)
-        )
+        names = h("b", f"{clip(first)} (across) and {clip(second)} (up)")
+        caption = h("figcaption", names, h("span", count), told and h("span", told))
         bounds = (cut.get(first, []), cut.get(second, []))
-        axes = h("p", f"across: {clip(first)} · up: {clip(second)}", class_="note")
-        drawn.append(h("figure", caption, scatter(clip(first), clip(second), points, bounds), axes))
+        drawn.append(h("figure", caption, scatter(clip(first), clip(second), points, bounds)))
     if not drawn:
         return None
     says = "A disk is as large as there are records; green are kept, orange rejected. Lines are the keep rule's cuts."

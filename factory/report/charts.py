@@ -231,7 +231,7 @@ def thinned(ticks: Sequence[tuple[float, str]], room: int = 34) -> list[tuple[fl
 
 def cut_places(bars: Sequence[tuple[float, float, int, int]], cut: Cut) -> list[float]:
     """Where the lines of a cut stand, counted in bars; none where it parts nothing that is shown."""
-    if not bars:
+    if not bars or not math.isfinite(cut.value):
         return []
     start, end, value = bars[0][0], bars[-1][1], cut.value
     if all(low == high for low, high, *_ in bars):

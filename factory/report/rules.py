@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from factory.selection import KeepRule
@@ -19,10 +21,13 @@ _SIGNS: dict[type[ast.cmpop], str] = {
 _OPPOSITE = {"≥": "<", ">": "≤", "≤": ">", "<": "≥", "=": "≠", "≠": "="}
 _MIRROR = {"≥": "≤", ">": "<", "≤": "≥", "<": ">", "=": "=", "≠": "≠"}
 
+_STATISTIC = re.compile(r"q[1-9]\d?|max|min|mean")  # what a rule may compare a score with
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """`score sign value`. `needed`: no record is kept without it; else it is one way in among several (an `or`)."""
+    """`score sign value`; NaN where the value is not known. `needed`: no record is kept without it; else it is one way in
+    among several (an `or`)."""
 
     sign: str
     value: float
@@ -30,18 +35,19 @@ class Cut:
     name: str = ""  # of the value, where the rule has a name for it, as q75
 
     def __str__(self) -> str:
-        shown = f"{self.value:.4g}"
-        return f"{self.sign} {self.name} ({shown})" if self.name else f"{self.sign} {shown}"
+        known = f"{self.value:.4g}" if math.isfinite(self.value) else ""
+        return f"{self.sign} " + (f"{self.name} ({known})" if self.name and known else self.name or known)
 
 
-def cuts(rule: str | None) -> dict[str, list[Cut]]:
+def cuts(rule: str | None, statistics: Mapping[str, float] | None = None) -> dict[str, list[Cut]]:
     """Where a rule cuts each score, in its order: `a >= 0.6 and b == 1` gives {"a": [≥ 0.6], "b": [= 1]}.
 
     What `not` turns around is told turned around. A comparison of two scores, or of a sum of them, cuts none of them.
+    `statistics` has the values of those that the rule names, as {"q75(reward)": 1.32} for `reward >= q75`.
     """
     found: dict[str, list[Cut]] = {}
     tree = _parsed(rule)
-    for name, cut in _walk(tree, False, True) if tree is not None else ():
+    for name, cut in _walk(tree, False, True, statistics or {}) if tree is not None else ():
         if cut not in found.setdefault(name, []):
             found[name].append(cut)
     return found
@@ -71,33 +77,36 @@ def _parsed(rule: str | None) -> ast.expr | None:
         return None
 
 
-def _walk(node: ast.expr, turned: bool, needed: bool) -> Iterator[tuple[str, Cut]]:
+def _walk(node: ast.expr, turned: bool, needed: bool, known: Mapping[str, float]) -> Iterator[tuple[str, Cut]]:
     match node:
         case ast.BoolOp(op=op, values=parts):
             every = isinstance(op, ast.And) is not turned
             for part in parts:
-                yield from _walk(part, turned, needed and every)
+                yield from _walk(part, turned, needed and every, known)
         case ast.UnaryOp(op=ast.Not(), operand=part):
-            yield from _walk(part, not turned, needed)
+            yield from _walk(part, not turned, needed, known)
         case ast.Name(id=name):
             yield name, Cut("=" if turned else "≠", 0.0, needed)
         case ast.Compare(left=left, ops=ops, comparators=others):
             sides, every = [left, *others], len(ops) == 1 or not turned
-            for first, sign, second in zip(sides, ops, others, strict=False):
-                found = _cut(first, _SIGNS.get(type(sign)), second)
-                if found is not None:
-                    name, shown, value = found
-                    yield name, Cut(_OPPOSITE[shown] if turned else shown, value, needed and every)
+            for first, kind, second in zip(sides, ops, others, strict=False):
+                sign = _SIGNS.get(type(kind))
+                if sign is not None and (found := _cut(first, sign, second, known)) is not None:
+                    name, shown, value, called = found
+                    yield name, Cut(_OPPOSITE[shown] if turned else shown, value, needed and every, called)
 
 
-def _cut(first: ast.expr, sign: str | None, second: ast.expr) -> tuple[str, str, float] | None:
-    """(score, sign, value) of one comparison, the score first; None where it is not one of a score with a number."""
-    if sign is None:
-        return None
-    if isinstance(first, ast.Name) and (value := _number(second)) is not None:
-        return first.id, sign, value
-    if isinstance(second, ast.Name) and (value := _number(first)) is not None:
-        return second.id, _MIRROR[sign], value
+def _cut(
+    first: ast.expr, sign: str, second: ast.expr, known: Mapping[str, float]
+) -> tuple[str, str, float, str] | None:
+    """(score, sign, value, its name) of one comparison, the score first; None where it is not of a score with a number."""
+    for score, other, shown in ((first, second, sign), (second, first, _MIRROR[sign])):
+        if not isinstance(score, ast.Name) or (_STATISTIC.fullmatch(score.id) and isinstance(other, ast.Name)):
+            continue
+        if (value := _number(other)) is not None:
+            return score.id, shown, value, ""
+        if isinstance(other, ast.Name) and _STATISTIC.fullmatch(other.id):
+            return score.id, shown, known.get(f"{other.id}({score.id})", math.nan), other.id
     return None
 
 

@@ -45,6 +45,8 @@ class Axis:
 
     def cut(self, cut: Cut) -> float | None:
         """Where a bound stands, as a share of the axis; None where it parts nothing that is shown."""
+        if not math.isfinite(cut.value):
+            return None
         if self.values:
             above = sum(one < cut.value or (one == cut.value and cut.sign in (">", "≤")) for one in self.values)
             at = above / self.count
@@ -91,7 +93,8 @@ def scatter(
         shapes.append(h("line", class_="cut", x1=0, x2="100%", y1=_share(1 - share, 1), y2=_share(1 - share, 1)))
     summary = f"{number(len(points))} records, {across} across against {up} up."
     svg = h("svg", shapes, hits)
-    return plot(svg, summary, _heights(y), thinned(x.ticks()), "tall scatter" + (" bands" if y.values else ""))
+    shape = f"scatter{' bands' if y.values else ''}{' tall' if not 0 < len(y.values) < 4 else ''}"
+    return plot(svg, summary, _heights(y), thinned(x.ticks()), shape)
 
 
 def _lines(axis: Axis, cuts: Sequence[Cut]) -> list[float]:

@@ -302,8 +302,7 @@ def _evaluate(composed: dict[str, Any], problems: list[str]) -> int:
 
 def _export(composed: dict[str, Any], problems: list[str]) -> int:
     from factory.config import fail_on, validated
-    from factory.export import export
-    from factory.settings import ExportSettings
+    from factory.export import ExportSettings, export
 
     data = {key: value for key, value in composed.items() if key != "hydra"}
     settings = validated(ExportSettings, data, "", problems)
@@ -339,12 +338,16 @@ def _run_folder(words: Sequence[str]) -> Path:
 
 def _report(words: list[str]) -> int:
     from factory.report import write_report
+    from factory.report.selection import is_export, write_selection_report
     from factory.report.training import write_training_report
     from factory.report.training_run import is_training
 
     folder = _named_folder(words)
     if is_training(folder) and not (folder / "journal.db").exists():
         print(write_training_report(folder))
+        return EXIT_DONE
+    if is_export(folder):
+        print(write_selection_report(folder))
         return EXIT_DONE
     print(write_report(_run_folder(words)))
     return EXIT_DONE

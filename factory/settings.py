@@ -100,20 +100,6 @@ class GenerateSettings(Frozen):
     _run_is_name = field_validator("run")(_is_folder_name)
 
 
-class ExportSettings(Frozen):
-    """`python -m factory export`."""
-
-    run: str
-    out: str
-    format: Literal["sft", "preference"]
-    to: str
-    keep: str | None
-    max_pairs: int = Field(ge=1)
-    min_gap: float = Field(ge=0)
-    reward: str | None
-    per_group: Annotated[int, Field(ge=1)] | None
-
-
 class Endpoint(Frozen):
     """A model with an engine of its own, beside the one that a run is about."""
 

@@ -37,7 +37,6 @@ LAYERS = [
         "compose",
         "generate",
         "export",
-        "export_groups",
         "card",
         "report",
         "explain",

@@ -20,8 +20,9 @@ from factory.compose import compose_config, groups
 from factory.config import imported, options, validated
 from factory.evaluation import lm_eval
 from factory.evaluation.plan import make_evaluation
+from factory.export import ExportSettings
 from factory.plan import make_plan
-from factory.settings import EvaluateSettings, ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
+from factory.settings import EvaluateSettings, GenerateSettings, OpenAIEngine, VllmEngine
 from factory.train import train_settings
 from tests.test_tokens import tokenizer_file
 from training.merge_plan import MergeSettings

@@ -207,6 +207,7 @@ class _Run:
             "reasons": dict(totals.reasons.most_common()),
             "keep": plan.rule.text,
             "scores": totals.scores,
+            "score_errors": {name: dict(said.most_common()) for name, said in sorted(totals.score_errors.items())},
             "model": {
                 "name": plan.settings.model.name,
                 "path": plan.settings.model.path,

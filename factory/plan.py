@@ -10,9 +10,9 @@ from factory import config
 from factory.endpoint import SOME_ENGINE, api_key, checked_endpoint
 from factory.errors import ConfigError
 from factory.generators.base import Generator, Grows
-from factory.pipeline import Scorer
 from factory.prompts import Templates
 from factory.records import content_hash
+from factory.scoring import GroupScorer, Scorer
 from factory.selection import KeepRule
 from factory.settings import GenerateSettings
 from factory.sources import Source
@@ -43,7 +43,7 @@ class Plan:
     settings: GenerateSettings
     composed: Mapping[str, Any]
     generator: Generator
-    scorers: Mapping[str, Scorer]
+    scorers: Mapping[str, Scorer | GroupScorer]
     rule: KeepRule
     source: Source
     templates: Templates
@@ -152,9 +152,9 @@ def lacks(plug_in: Any, wanted: Sequence[str], where: str, problems: list[str]) 
 
 def _scorers(
     settings: GenerateSettings, templates: Templates, problems: list[str]
-) -> tuple[dict[str, Scorer], dict[str, str]]:
+) -> tuple[dict[str, Scorer | GroupScorer], dict[str, str]]:
     """The scorers that are enabled, and their keep rules by the keys that hold them."""
-    scorers: dict[str, Scorer] = {}
+    scorers: dict[str, Scorer | GroupScorer] = {}
     rules: dict[str, str] = {}
     for key, data in settings.scorers.items():
         where, own = f"scorers.{key}", dict(data)
@@ -166,12 +166,13 @@ def _scorers(
                             f"{', '.join(config.options('scorer'))} in conf/scorer)")  # fmt: skip
             continue
         found = config.imported(name, f"{where}.scorer", problems)
-        if lacks(found, ("Settings", "score"), f"{where}.scorer={name}", problems):
+        method = "score_group" if hasattr(found, "score_group") else "score"
+        if lacks(found, ("Settings", method), f"{where}.scorer={name}", problems):
             continue
         checked = config.validated(found.Settings, own, where, problems)
         if checked is None or not enabled:
             continue
-        scorer: Scorer = found(checked)
+        scorer: Scorer | GroupScorer = found(checked)
         if lacks(scorer, ("names", "templates", "uses_sandbox"), f"{where}.scorer={name}", problems):
             continue
         scorers[key] = scorer
@@ -186,7 +187,10 @@ def _scorers(
 
 
 def _rule(
-    settings: GenerateSettings, scorers: Mapping[str, Scorer], rules: Mapping[str, str], problems: list[str]
+    settings: GenerateSettings,
+    scorers: Mapping[str, Scorer | GroupScorer],
+    rules: Mapping[str, str],
+    problems: list[str],
 ) -> KeepRule | None:
     """The run's own rule, or what every scorer's says."""
     names = {name for scorer in scorers.values() for name in scorer.names}

@@ -29,7 +29,7 @@ LAYERS = [
         "tokens",
     },
     {"generators", "scorers", "selection", "reasoning", "reasoning_worker"},
-    {"pipeline", "outputs"},
+    {"scoring", "pipeline", "outputs"},
     {
         "settings",
         "plan",

@@ -9,6 +9,7 @@ from factory.report.charts import duration, number, percent
 from factory.report.collect import Findings
 from factory.report.frame import document, fact, folded, short
 from factory.report.html import Child, Html, h, json_script
+from factory.report.score_errors import score_errors
 from factory.report.sections import browser, funnel, groups, scores, time
 from factory.report.topics import topics
 
@@ -19,6 +20,7 @@ def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
         (name, title, body)
         for name, title, body in (
             ("funnel", "Where records were lost", funnel(manifest, findings)),
+            ("score-errors", "Scores that could not be had", score_errors(manifest)),
             ("groups", *groups(findings)),
             ("topics", "Topics", topics(findings.topics)),
             ("time", "Tokens and time", time(findings)),

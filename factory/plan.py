@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory import config
-from factory.endpoint import SOME_ENGINE, api_key, checked_endpoint
-from factory.errors import ConfigError
+from factory.endpoint import SOME_ENGINE, api_key, checked_endpoint, checked_endpoints
+from factory.errors import ConfigError, near
 from factory.generators.base import Generator, Grows
 from factory.prompts import Templates
 from factory.records import content_hash
@@ -30,6 +30,7 @@ _SOME: Mapping[str, Any] = {
     "source": {},
     "scorers": {},
     "sandbox": {},
+    "endpoints": {},
     "budget": {},
     "model": {"name": "some", "path": "some"},
     "engine": SOME_ENGINE,
@@ -38,7 +39,10 @@ _SOME: Mapping[str, Any] = {
 
 @dataclass
 class Plan:
-    """A run, ready to be started. `wanted` is None for every row of a source; `attempts` bounds the seeds tried."""
+    """A run, ready to be started. `wanted` is None for every row of a source; `attempts` bounds the seeds tried.
+
+    `endpoint_keys` are the keys of the endpoints beside the run's own engine, by name.
+    """
 
     settings: GenerateSettings
     composed: Mapping[str, Any]
@@ -51,14 +55,22 @@ class Plan:
     wanted: int | None
     attempts: int | None
     api_key: str
+    endpoint_keys: Mapping[str, str]
 
     @property
     def task(self) -> str:
         return self.generator.settings.name
 
-    def fate_key(self, identity: str) -> str:
-        """One hash of all that decides a record's fate; `n`, budgets, addresses and patience are not among it."""
+    def fate_key(self, identity: str, endpoints: Mapping[str, str]) -> str:
+        """One hash of all that decides a record's fate; `n`, budgets, addresses and patience are not among it.
+
+        `endpoints` are the identities of those beside the run's own engine, by name.
+        """
         settings = self.settings
+        others = {
+            name: (identity, settings.endpoints[name].model.sampling.body(), settings.endpoints[name].model.prompt_form)
+            for name, identity in endpoints.items()
+        }
         return content_hash(
             settings.task,
             settings.source.model_dump(exclude={"limit"}),
@@ -70,6 +82,7 @@ class Plan:
             settings.model.prompt_form,
             self.template_digest,
             identity,
+            *([others] if others else []),
         )
 
 
@@ -88,6 +101,10 @@ def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
         problems += generator.check(None if grows else _columns(source, problems))
     wanted, attempts = _bounds(settings, source, problems)
     key = api_key(settings.model, settings.engine, "", problems)
+    keys = {
+        name: api_key(place.model, place.engine, f"endpoints.{name}.", problems)
+        for name, place in settings.endpoints.items()
+    }
     config.fail_on(problems)
     assert generator is not None
     assert rule is not None
@@ -104,12 +121,14 @@ def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
         wanted=wanted,
         attempts=attempts,
         api_key=key,
+        endpoint_keys=keys,
     )
 
 
 def _settings(composed: Mapping[str, Any], problems: list[str]) -> GenerateSettings | None:
     data = {key: value for key, value in composed.items() if key != "hydra"}
     checked_endpoint(data, "", problems)
+    checked_endpoints(data, problems)
     return config.validated(GenerateSettings, data, "", problems, _SOME)
 
 
@@ -172,6 +191,7 @@ def _scorers(
         checked = config.validated(found.Settings, own, where, problems)
         if checked is None or not enabled:
             continue
+        problems += _unknown_endpoints(checked, settings.endpoints, where)
         scorer: Scorer | GroupScorer = found(checked)
         if lacks(scorer, ("names", "templates", "uses_sandbox"), f"{where}.scorer={name}", problems):
             continue
@@ -184,6 +204,18 @@ def _scorers(
                 f"{where}.keep={keep}: should be a rule, as {where}.keep='{scorer.names[0]} >= 0.5', or null"
             )
     return scorers, rules
+
+
+def _unknown_endpoints(scorer: Any, endpoints: Mapping[str, Any], where: str) -> list[str]:
+    """Names in a scorer's `endpoint` or `panel` that no endpoint has; None and nothing are the run's own model."""
+    asked = {"endpoint": (getattr(scorer, "endpoint", None),), "panel": getattr(scorer, "panel", None) or ()}
+    there = ", ".join(endpoints) or "none; model@endpoints.NAME.model=... engine@endpoints.NAME.engine=... makes one"
+    return [
+        f"{where}.{key}={name}: no such endpoint{near(name, endpoints)} (there is {there})"
+        for key, names in asked.items()
+        for name in names
+        if name is not None and name not in endpoints
+    ]
 
 
 def _rule(

@@ -45,6 +45,7 @@ LAYERS = [
         "train",
         "engine_room",
         "endpoint",
+        "endpoint_rooms",
         "evaluation",
     },
     {"cli", "doctor"},

@@ -113,6 +113,10 @@ def _provenance(manifest: Mapping[str, Any], model: Mapping[str, Any], engine: M
         "Templates": manifest.get("templates"),
         "Model": " · ".join(str(model[key]) for key in ("name", "path", "digest") if model.get(key)),
         "Engine": " · ".join(f"{key} {value}" for key, value in engine.items() if isinstance(value, str | int | float)),
+        "Asked beside it": " · ".join(
+            f"{name}: {other['name']}, {other['engine']}, {number(other['requests'])} requests, cost {other['cost']:,.4g}"
+            for name, other in (manifest.get("endpoints") or {}).items()
+        ),
         "Started": manifest.get("started_at"),
         "Ended": manifest.get("ended_at"),
         "Versions": " · ".join(f"{name} {version}" for name, version in (manifest.get("versions") or {}).items()),

@@ -162,7 +162,9 @@ def test_a_task_of_ones_own_may_bring_an_endpoint(folder: Path) -> None:
         status, said = command(folder, own.url, *words, "model@endpoints.big.model=smollm2", "out=other")
         assert status == 0, said
         found = json.loads((folder / "other/manifest.json").read_text())["endpoints"]["big"]
-        assert (found["name"], found["path"]) == ("smollm2", "known"), "the choice replaces the task's, its own keys stay"
+        assert (found["name"], found["path"]) == ("smollm2", "known"), (
+            "the choice replaces the task's, its own keys stay"
+        )
 
 
 def test_an_endpoint_is_kept_where_the_run_is_a_sweep(folder: Path) -> None:

@@ -29,7 +29,7 @@ LAYERS = [
         "tokens",
     },
     {"generators", "scorers", "selection", "reasoning", "reasoning_worker", "embedding", "duplicates"},
-    {"pipeline", "outputs"},
+    {"scoring", "pipeline", "outputs"},
     {
         "settings",
         "plan",
@@ -44,6 +44,7 @@ LAYERS = [
         "train",
         "engine_room",
         "endpoint",
+        "endpoint_rooms",
         "evaluation",
         "decontamination",
     },

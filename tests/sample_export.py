@@ -76,7 +76,7 @@ def write_export(
         "order": None, "reward": None, "per_group": None, "min_gap": 0.2, "max_pairs": 1, "seed": 0,
         "rows": len(rows), "records": total, "splits": {"train": len(rows)},
         "tokens": {"total": 40 * len(rows), "counted_by": "four bytes a token"}, "funnel": funnel,
-        "mixture": {"unit": "rows", "parts": {"chat": {"rows": len(rows), "share": 1.0, "short": False}}},
+        "mixture": {"unit": "rows", "parts": {"chat": {"available": len(rows), "taken": len(rows), "share": 1.0, "short": False}}},
     } | changes  # fmt: skip
     (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
     return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from factory.report.agreement import FEW, Agreed, Estimate
 from factory.report.charts import around_zero, bar, number, percent
@@ -16,6 +16,13 @@ from factory.report.scatter import scatter
 from factory.report.scoring import ERRORS
 
 _NAME = 60  # characters of a score's name
+_MEANS = {
+    "rubbish": "Rubbish: no readable judgement, after asking again.",
+    "refusal": "Refusal: the judge would not.",
+    "token limit": "Token limit: cut off; raise max_tokens.",
+    "engine": "Engine: the server failed; a resumed run tries again.",
+    "other": "Other: see what was said.",
+}
 
 
 def clip(text: str, most: int = _NAME) -> str:
@@ -223,30 +230,34 @@ def _decision(names: tuple[str, str], one: Agreed) -> Html:
 # ---- how judges behave
 
 
-def judging(found: Compared) -> Html | None:
-    parts = [_errors(found)] if any(found.errors.values()) else []
+def judging(found: Compared, reasons: Mapping[str, Mapping[str, int]]) -> Html | None:
+    """`reasons` are the manifest's: how often each scorer, or a member of its panel, said why it gave no score."""
+    parts = [_errors(found, reasons)] if reasons or any(found.errors.values()) else []
     parts += [_panel(name, panel) for name, panel in found.panels.items()]
     parts += [_orders(found.orders)] if found.orders else []
     return join(parts) if parts else None
 
 
-def _errors(found: Compared) -> Html:
+def _errors(found: Compared, reasons: Mapping[str, Mapping[str, int]]) -> Html:
+    there = [kind for kind in ERRORS if any(kinds.get(kind) for kinds in found.errors.values())]
     rows = []
     for name, kinds in sorted(found.errors.items()):
         failed, scored = sum(kinds.values()), found.scored.get(name, 0)
-        cells = [
-            number(scored),
-            number(failed),
-            percent(failed, failed + scored),
-            *(number(kinds.get(kind, 0)) for kind in ERRORS),
-        ]
+        cells = [number(scored), number(failed), percent(failed, failed + scored)]
+        cells += [number(kinds.get(kind, 0)) for kind in there]
         rows.append(h("tr", h("th", clip(name), scope="row"), [h("td", text, class_="n") for text in cells]))
-    names = ("Scorer", "Scored", "No score", "Share", *(kind.capitalize() for kind in ERRORS))
+    names = ("Scorer", "Scored", "No score", "Share", *(kind.capitalize() for kind in there))
     says = (
-        "A score that could not be had is an error, never a zero. Rubbish: no readable judgement after asking again. Token "
-        "limit: cut off; raise max_tokens. Engine: the server failed; a resumed run tries again."
+        "A score that could not be had is an error of its record, never a zero. The keep rule decided without it; where it could "
+        "not, the record was lost for this reason. " + " ".join(_MEANS[kind] for kind in there)
     )
-    return titled("Scores that could not be had", says, table(names, rows))
+    said = [
+        h("tr", h("th", clip(name), scope="row"), h("td", clip(why, 200)), h("td", number(count), class_="n"))
+        for name, mine in reasons.items()
+        for why, count in sorted(mine.items(), key=lambda entry: (-entry[1], entry[0]))
+    ]
+    words = h("details", h("summary", "What they said"), table(("Scorer", " Why", "Times"), said)) if said else None
+    return titled("Scores that could not be had", says, [table(names, rows) if rows else None, words])
 
 
 def _panel(name: str, panel: PanelSays) -> Html:

@@ -1,7 +1,7 @@
 """`report.html` of an export: what was selected from which runs, and where the rest was lost.
 
-Made from what lies in the folder alone (`manifest.json`, later also `duplicates.jsonl` and the Parquet files), so that it
-can be drawn again.
+Made from what lies in the folder alone (`manifest.json`, `duplicates.jsonl`, `map.json` and the Parquet files), so that it can
+be drawn again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from factory.outputs import write_atomically
+from factory.report.agreement_sections import clip, table
 from factory.report.charts import bar, number, percent
 from factory.report.collect import load_manifest
+from factory.report.exported import Exported, collect_export
 from factory.report.frame import document, fact, folded, short
 from factory.report.html import Html, h
+from factory.report.map import drawn_map
+from factory.report.selected import pictures
 
 _REASONS = 40  # of a step; the rest are summed up
 _UNITS = {"records": "records", "rows": "rows"}
@@ -24,7 +28,7 @@ def write_selection_report(folder: Path) -> Path:
     """Draw the page of the export in `folder`. Raises `UserError` where its manifest is missing."""
     manifest = load_manifest(folder)
     path = folder / "report.html"
-    write_atomically(path, render(manifest).encode())
+    write_atomically(path, render(manifest, collect_export(folder, manifest), drawn_map(folder)).encode())
     return path
 
 
@@ -33,13 +37,14 @@ def is_export(folder: Path) -> bool:
     return (folder / "manifest.json").is_file() and "funnel" in load_manifest(folder)
 
 
-def render(manifest: Mapping[str, Any]) -> str:
+def render(manifest: Mapping[str, Any], found: Exported, picture: Html | None) -> str:
     name = " + ".join(manifest["runs"])
-    return document(name, "export report", _header(manifest, name), list(_sections(manifest)))
+    sections = [*_sections(manifest), *pictures(manifest, found, picture)]
+    return document(name, "export report", _header(manifest, name), sections, skip="funnel")
 
 
 def _sections(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, Html]]:
-    """(id, title, content). Further pictures of the selection belong here, in the order in which one asks."""
+    """(id, title, content), in the order in which one asks."""
     yield "funnel", "Step by step", _funnel(manifest)
     if manifest["mixture"] is not None:
         yield "mixture", "Mixture", _mixture(manifest["mixture"])
@@ -105,9 +110,9 @@ def _step(step: Mapping[str, Any], whole: int) -> Html:
     lost = step["in"] - step["out"]
     cells = [
         h("span", step["step"], class_="name"),
-        bar([("rest", 0, step["out"] / whole), ("lost", step["out"] / whole, lost / whole)]),
+        bar([("kept", 0, step["out"] / whole), ("lost", step["out"] / whole, lost / whole)]),
         h("span", number(-lost) if lost else "0", class_="n"),
-        h("span", percent(lost, step["in"]), class_="n dim"),
+        h("span", percent(lost, step["in"]) if lost > 0 else "", class_="n dim"),
     ]
     reasons = sorted(step["reasons"].items(), key=lambda entry: (-entry[1], entry[0]))
     items = [_reason(why, count) for why, count in reasons[:_REASONS]]
@@ -135,11 +140,14 @@ def _reason(why: str, count: int) -> Html:
 
 def _mixture(mixture: Mapping[str, Any]) -> Html:
     unit = mixture["unit"]
-    head = [h("th", name, scope="col") for name in ("Part", f"Available ({unit})", f"Taken ({unit})", "Share", "")]
+    most = max((part["share"] for part in mixture["parts"].values()), default=0) or 1
+    names = ("Part", f" Share of {unit}", "Share", f"Available ({unit})", f"Taken ({unit})")
     rows = []
     for name, part in mixture["parts"].items():
-        told = "short: its rows may not be repeated more often" if part["short"] else ""
-        figures = [number(part["available"]), number(part["taken"]), percent(part["share"], 1)]
+        short = "short: its rows may not be repeated more often"
+        told = h("span", short, class_="tag warn") if part["short"] else None
+        drawn = h("td", bar([("kept", 0, part["share"] / most)], percent(part["share"], 1)), class_="wide")
+        figures = [percent(part["share"], 1), number(part["available"]), number(part["taken"])]
         cells = [h("td", text, class_="n") for text in figures]
-        rows.append(h("tr", h("th", name, scope="row"), cells, h("td", told)))
-    return h("div", h("table", h("thead", h("tr", head)), h("tbody", rows)), class_="scroll")
+        rows.append(h("tr", h("th", clip(name), told, scope="row"), drawn, cells))
+    return table(names, rows, 2)

@@ -12,6 +12,10 @@ from factory.journal import Fate, Journal
 from factory.records import Message, Record, Score, content_hash
 from tests.sample_run import HOSTILE, TOPICS, manifest
 
+DESCRIPTION = {
+    "settings": {"task": {"generator": "factory.generators.rejection_sampling.RejectionSampling"}},
+    "model": {"name": "smollm2"},
+}
 KEEP = "execution == 1 and (reward >= 0.8 or judge >= 4)"
 ERRORS = (
     "judge: there is no JSON in the answer",
@@ -81,7 +85,7 @@ def write_scored(folder: Path, items: list[list[Record]], **changes: Any) -> Pat
     """Journal and manifest in `folder`; each inner list is what one seed item gave."""
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder / "journal.db") as journal:
-        config = journal.config_id("fixture", {"settings": {}})
+        config = journal.config_id("fixture", DESCRIPTION)
         for index, records in enumerate(items):
             fates = [
                 Fate(index, sample, record, {"item": f"i{index}", "exchanges": []})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.config import fail_on
 from factory.errors import ConfigError, UserError
@@ -28,10 +28,14 @@ from factory.export.pool import Pool
 from factory.export.rankings import rankings
 from factory.export.settings import ExportSettings, one_of
 from factory.export.write import Workplace, Written, write_rows
+from factory.journal import Journal
 from factory.outputs import write_manifest
 from factory.records import content_hash
 from factory.selection import Expression, KeepRule
 from factory.tokens import Tokens
+
+if TYPE_CHECKING:
+    from factory.embedding import Embedder
 
 __all__ = ["ExportSettings", "export"]
 
@@ -52,6 +56,7 @@ def export(settings: ExportSettings) -> str:
     Raises `ConfigError` with every problem of the settings, and `UserError` where nothing is left to write.
     """
     fail_on([*settings.lacking(), *lacking(settings)])
+    embedder = _embedder(settings)  # what is missing is told before the work is done
     with Workplace(settings.target) as work, Pool(work.folder) as pool:
         loaded = load(pool, settings)
         records = pool.count()
@@ -66,6 +71,8 @@ def export(settings: ExportSettings) -> str:
             raise UserError(_nothing(pool, settings))
         manifest = _manifest(pool, loaded, settings, rules, statistics, written)
         write_manifest(work.fresh, manifest | {"records": records, "mixture": mixture})
+        if embedder is not None:
+            _map(work, embedder, loaded, settings)
         _describe(work, written)
         work.publish()
     told = f"{manifest['rows']} rows of {settings.format} data in {settings.target}"
@@ -202,6 +209,34 @@ def _describe(work: Workplace, written: Written) -> None:
 
     write_card(work.fresh, read_manifest(work.fresh), written.schema)
     write_selection_report(work.fresh)
+
+
+def _embedder(settings: ExportSettings) -> Embedder | None:
+    """For the report's map, where one is wanted."""
+    if settings.map.embedding is None:
+        return None
+    from factory.embedding import EmbeddingSettings, open_embedder
+
+    try:
+        return open_embedder(EmbeddingSettings(model=settings.map.embedding))
+    except ConfigError as error:
+        raise ConfigError(
+            *(problem.replace("embedding.model", "map.embedding") for problem in error.problems)
+        ) from error
+
+
+def _map(work: Workplace, embedder: Embedder, loaded: Loaded, settings: ExportSettings) -> None:
+    from factory.report.map import make_map, topics_of
+
+    def topics(ids: set[str]) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for run in loaded.runs:
+            with Journal(run.folder / "journal.db") as journal:
+                found |= topics_of((record for _, record, _ in journal.plain_records(run.config)), ids)
+        return found
+
+    asked = settings.map
+    make_map(work.fresh, embedder, model=str(asked.embedding), most=asked.most, layout=asked.layout, about=topics)
 
 
 def _nothing(pool: Pool, settings: ExportSettings) -> str:

@@ -63,6 +63,14 @@ class MixtureSettings(Frozen):
         return value
 
 
+class MapSettings(Frozen):
+    """A picture in the report: sampled rows by what they are about."""
+
+    embedding: str | None
+    most: int = Field(ge=2, le=5_000)
+    layout: Literal["pca", "tsne"]
+
+
 class ExportSettings(Frozen):
     """`python -m factory export`."""
 
@@ -84,6 +92,7 @@ class ExportSettings(Frozen):
     rows: Annotated[int, Field(ge=1)] | None
     tokens: Annotated[int, Field(ge=1)] | None
     tokenizer: str | None
+    map: MapSettings
     push_to_hub: str | None
     private: bool
 

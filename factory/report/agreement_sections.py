@@ -38,13 +38,14 @@ def between(one: Estimate) -> str:
     return "–" if math.isnan(one.low) else f"{figures(one.low)} to {figures(one.high)}"
 
 
-def table(names: Sequence[str], rows: Sequence[Html], first: int = 1, class_: str = "groups") -> Html:
-    """Columns from `first` on hold numbers, except those whose name begins with a space."""
+def table(names: Sequence[str], rows: Sequence[Html], first: int = 1, chart: int | None = None) -> Html:
+    """Columns from `first` on hold numbers, but for the one with a chart, which a narrow screen does without."""
     head = [
-        h("th", name.strip(), scope="col", class_="n" if place >= first and not name.startswith(" ") else None)
+        h("th", name, scope="col", class_="wide" if place == chart else "n" if place >= first else None)
         for place, name in enumerate(names)
     ]
-    return h("div", h("table", h("thead", h("tr", head)), h("tbody", rows), class_=class_), class_="scroll", tabindex=0)
+    grid = h("table", h("thead", h("tr", head)), h("tbody", rows), class_="groups")
+    return h("div", grid, class_="scroll", tabindex=0)
 
 
 def titled(title: str, says: Child, body: Child) -> Html:
@@ -79,9 +80,9 @@ def ranking(found: Compared) -> Html | None:
                   [h("td", text, class_="n") for text in cells])
             )  # fmt: skip
         said = "the data's own preference" if truth == PREFERRED else f"the verifier “{truth}”"
-        names = ("Scorer", " Share of pairs in the right order; the line is guessing", "Right", "95 % interval", "Pairs",
+        names = ("Scorer", "Share of pairs in the right order; the line is guessing", "Right", "95 % interval", "Pairs",
                  "Groups", "Ties")  # fmt: skip
-        parts.append(h("div", h("h3", f"By {said}"), table(names, rows, 2), class_="part"))
+        parts.append(h("div", h("h3", f"By {said}"), table(names, rows, 2, 1), class_="part"))
     note = (
         "Two answers to one prompt, of which one is known to be better: how often does a scorer put it first? Ties count half. "
         "Intervals are drawn over whole groups of answers; below "
@@ -181,8 +182,8 @@ def _verified(found: Compared) -> Html | None:
         "Probability that a record which passes the verifier (a score of 1) has the higher score than one which fails, over "
         "all prompts. The line is 0.5: knowing nothing."
     )
-    names = ("Score", " Verifier", " AUC", "AUC", "95 % interval", "Passed", "Failed")
-    return titled("Do scores know what a verifier finds?", says, table(names, rows, 3))
+    names = ("Score", "Verifier", "AUC", "AUC", "95 % interval", "Passed", "Failed")
+    return titled("Do scores know what a verifier finds?", says, table(names, rows, 3, 2))
 
 
 def _decisions(found: Compared) -> Html | None:
@@ -198,8 +199,8 @@ def _decisions(found: Compared) -> Html | None:
                class_="legend inline")  # fmt: skip
     names = (
         "First",
-        " Second",
-        " Who would keep",
+        "Second",
+        "Who would keep",
         "Both",
         "First only",
         "Second only",
@@ -207,7 +208,7 @@ def _decisions(found: Compared) -> Html | None:
         "Kappa",
         "95 % interval",
     )
-    return titled("Would they keep the same records?", says, [legend, table(names, rows, 3)])
+    return titled("Would they keep the same records?", says, [legend, table(names, rows, 3, 2)])
 
 
 def _decision(names: tuple[str, str], one: Agreed) -> Html:
@@ -256,7 +257,7 @@ def _errors(found: Compared, reasons: Mapping[str, Mapping[str, int]]) -> Html:
         for name, mine in reasons.items()
         for why, count in sorted(mine.items(), key=lambda entry: (-entry[1], entry[0]))
     ]
-    words = h("details", h("summary", "What they said"), table(("Scorer", " Why", "Times"), said)) if said else None
+    words = h("details", h("summary", "What they said"), table(("Scorer", "Why", "Times"), said, 2)) if said else None
     return titled("Scores that could not be had", says, [table(names, rows) if rows else None, words])
 
 
@@ -274,7 +275,7 @@ def _panel(name: str, panel: PanelSays) -> Html:
     )
     if panel.missed:
         says += f" {number(panel.missed)} records with yet other grades are left out."
-    names = ("Judge", " and", "Weighted kappa", "Same grade", "Records")
+    names = ("Judge", "and", "Weighted kappa", "Same grade", "Records")
     return titled(f"The panel of {clip(name)}", says, table(names, rows, 2))
 
 
@@ -286,8 +287,8 @@ def _orders(orders: Orders) -> Html:
         f"{number(orders.comparisons)} comparisons, each in both orders. Position bias: the same place won both times, "
         "whichever answer stood there; such a comparison says nothing about the answers."
     )
-    names = ("Of the comparisons", " Share with its 95 % interval", "Share", "95 % interval", "Count")
-    return titled("Both orders of pairwise", says, table(names, rows, 2))
+    names = ("Of the comparisons", "Share with its 95 % interval", "Share", "95 % interval", "Count")
+    return titled("Both orders of pairwise", says, table(names, rows, 2, 1))
 
 
 def _order_rows(orders: Orders) -> Iterator[tuple[str, int, tuple[str, str, str]]]:

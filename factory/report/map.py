@@ -8,22 +8,21 @@ than distances; both come with scikit-learn and numpy, which embeddings need any
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
-from pydantic import Field
 
-from factory.embedding import EmbeddingSettings, open_embedder
+from factory.embedding import Embedder
 from factory.errors import UserError
 from factory.outputs import write_json
-from factory.records import Frozen
 from factory.report.charts import number, percent, plot
 from factory.report.exported import Row, rows
 from factory.report.html import Html, h, join
-from factory.report.samples import Reservoir
+from factory.report.measures import Breakdown
+from factory.report.samples import Reservoir, facets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,46 +32,60 @@ _NOT = ("id", "model", "chosen_id", "rejected_id", "rejected_run", "rejected_mod
 _FIRST = ("topic", "coarse", "category", "kind", "task", "run")
 
 
-class MapSettings(Frozen):
-    """`embedding: null` makes no map; else it names a model, as `embedding.model` does."""
+def make_map(
+    folder: Path,
+    embedder: Embedder,
+    *,
+    model: str,
+    most: int,
+    layout: Literal["pca", "tsne"],
+    about: Callable[[set[str]], Mapping[str, Mapping[str, str]]] = lambda ids: {},
+) -> Path | None:
+    """Write `map.json` of at most `most` rows in `folder`; `model` is what the embedder is called.
 
-    embedding: EmbeddingSettings | None = None
-    most: int = Field(2_000, ge=2, le=5_000)
-    layout: Literal["pca", "tsne"] = "pca"
-
-
-def make_map(folder: Path, settings: MapSettings) -> Path | None:
-    """Write `map.json` of the rows in `folder`; None, and nothing written, where no map is wanted or there are no rows."""
-    if settings.embedding is None:
-        return None
-    sample = Reservoir(settings.most)
+    `about` is given the ids of records and says what they may be coloured by beyond the rows' own columns, as their topic.
+    None, and nothing written, where there are fewer than two rows.
+    """
+    sample = Reservoir(most)
     for row, written in rows(folder):
         sample.add("kept" if written else "left out", str(row["id"]), partial(_point, row, written))
-    points: list[dict[str, Any]] = sample.chosen(settings.most)
+    points: list[dict[str, Any]] = sample.chosen(most)
     if len(points) < 2:
         return None
-    embedder = open_embedder(settings.embedding)
+    known = about({point["record"] for point in points})
     vectors = embedder.encode([point.pop("whole") for point in points])
-    places, held = _laid_out(vectors, settings.layout)
+    places, held = _laid_out(vectors, layout)
     for point, (x, y) in zip(points, places.tolist(), strict=True):
         point["at"] = [round(x, 4), round(y, 4)]
+        point["about"] |= known.get(point.pop("record"), {})
     path = folder / "map.json"
-    write_json(path, {"model": settings.embedding.model, "layout": settings.layout, "held": held, "points": points})
+    write_json(path, {"model": model, "layout": layout, "held": held, "points": points})
     return path
 
 
+def topics_of(records: Iterable[Mapping[str, Any]], ids: set[str]) -> dict[str, dict[str, str]]:
+    """What the records with these ids are about: as the topic scorer has it, else as the task knows."""
+    found = {}
+    for record in records:
+        if record["id"] in ids:
+            known = {key: value for key, value in facets(record["meta"]) if key in Breakdown.PREFERRED}
+            told = (record["scores"].get("topic") or {}).get("detail") or {}
+            found[record["id"]] = known | ({"topic": str(told["coarse"])[:60]} if told.get("coarse") else {})
+    return found
+
+
 def _point(row: Row, written: bool) -> dict[str, Any]:
-    turns = row.get("messages") or row.get("prompt") or ()
-    asked = "\n".join(turn["content"] for turn in turns if turn["role"] == "user") or "\n".join(
-        turn["content"] for turn in turns
-    )
+    answer = row.get("chosen") or next(iter(row.get("responses") or ()), ())
+    turns = [*(row.get("messages") or row.get("prompt") or ()), *answer]
+    asked = next((turn["content"] for turn in turns if turn["role"] == "user"), "")
     about = {key: str(value)[:60] for key, value in row.items()
              if key not in _NOT and isinstance(value, str | bool | int) and value != "" and len(str(value)) <= 60}  # fmt: skip
     fate = {"fate": "written" if written else str(row.get("step") or "left out")[:60]}
     return {
         "id": str(row["id"])[:32],
+        "record": str(row.get("chosen_id") or next(iter(row.get("response_ids") or ()), None) or row["id"]),
         "text": " ".join(asked.split())[:_TEXT],
-        "whole": asked[:8_000],
+        "whole": "\n".join(turn["content"] for turn in turns)[:8_000],
         "about": fate | about,
     }
 
@@ -145,9 +158,7 @@ def _draw(data: Mapping[str, Any], points: Sequence[Point]) -> Html:
         for place, key in enumerate(keys)
     ]
     held = data.get("held")
-    note = (
-        f"{number(len(points))} sampled records; those near each other are worded alike, as {data['model']} sees it. "
-    )
+    note = f"{number(len(points))} sampled records; those near each other are alike, as {data['model']} sees it. "
     note += (
         f"Principal components: the two that are drawn hold {percent(held, 1)} of the spread, so that far ones may seem near."
         if data["layout"] == "pca" and held is not None
@@ -155,7 +166,8 @@ def _draw(data: Mapping[str, Any], points: Sequence[Point]) -> Html:
     )
     legends = [_legend(place, key, colours[key], points) for place, key in enumerate(keys)]
     fates = h("fieldset", h("legend", "Colour by", class_="hide"), choice, class_="fates", id="colours")
-    return join([h("p", note, class_="note"), h("div", "Colour by", fates, class_="controls"), legends, drawing])
+    controls = h("div", "Colour by", fates, class_="controls") if len(keys) > 1 else None
+    return join([h("p", note, class_="note"), controls, legends, drawing])
 
 
 def _keys(about: Sequence[Mapping[str, str]]) -> list[str]:

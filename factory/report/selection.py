@@ -141,7 +141,7 @@ def _reason(why: str, count: int) -> Html:
 def _mixture(mixture: Mapping[str, Any]) -> Html:
     unit = mixture["unit"]
     most = max((part["share"] for part in mixture["parts"].values()), default=0) or 1
-    names = ("Part", f" Share of {unit}", "Share", f"Available ({unit})", f"Taken ({unit})")
+    names = ("Part", f"Share of {unit}", "Share", f"Available ({unit})", f"Taken ({unit})")
     rows = []
     for name, part in mixture["parts"].items():
         short = "short: its rows may not be repeated more often"
@@ -150,4 +150,4 @@ def _mixture(mixture: Mapping[str, Any]) -> Html:
         figures = [percent(part["share"], 1), number(part["available"]), number(part["taken"])]
         cells = [h("td", text, class_="n") for text in figures]
         rows.append(h("tr", h("th", clip(name), told, scope="row"), drawn, cells))
-    return table(names, rows, 2)
+    return table(names, rows, 2, 1)

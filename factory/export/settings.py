@@ -125,6 +125,8 @@ class ExportSettings(Frozen):
         problems = []
         if self.per_group is not None and self.format != "sft":
             problems.append(f"per_group={self.per_group}: is for format=sft; max_pairs bounds the pairs of a prompt")
+        if self.rows is not None and self.tokens is not None:
+            problems.append(f"rows={self.rows} and tokens={self.tokens}: give one of them, the other follows")
         if self.tokenizer is not None and self.tokens is None:
             problems.append(
                 f"tokenizer={self.tokenizer}: counts the budget of tokens, and there is none: give tokens=N"

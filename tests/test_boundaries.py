@@ -18,6 +18,7 @@ LAYERS = [
     {"records", "errors"},
     {
         "constraints",
+        "rules",
         "prompts",
         "engine",
         "sandbox",

@@ -29,7 +29,7 @@ LAYERS = [
         "sources_code",
         "tokens",
     },
-    {"generators", "scorers", "selection", "reasoning", "reasoning_worker"},
+    {"generators", "scorers", "selection", "reasoning", "reasoning_worker", "embedding", "duplicates"},
     {"pipeline", "outputs"},
     {
         "settings",
@@ -47,11 +47,23 @@ LAYERS = [
         "engine_room",
         "endpoint",
         "evaluation",
+        "decontamination",
     },
     {"cli", "doctor"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-HEAVY = ("torch", "transformers", "vllm", "datasets", "trl", "pandas")
+HEAVY = (
+    "torch",
+    "transformers",
+    "vllm",
+    "datasets",
+    "trl",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "datasketch",
+    "sentence_transformers",
+)
 
 
 def imports(file: Path, *, at_import: bool = False) -> Iterator[str]:

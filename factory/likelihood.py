@@ -9,14 +9,24 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from factory.engine.client import RequestError
 from factory.engine.request import Sampling
 from factory.errors import RecordError, UserError
 from factory.generators.base import Context
 from factory.generators.together import together
 
+
+class NoLogprobs(RecordError):
+    """The server does not score prompts, neither this one nor any other."""
+
+
 # vLLM's own parameter: of each of the prompt's tokens its log-probability, and of no other token.
 SCORING = Sampling(temperature=0.0, max_tokens=1, extra={"prompt_logprobs": 0})
 Span = tuple[int, int, int]  # characters: start, end of the words, end of the turn
+
+
+class NoLogprobs(RecordError):
+    """The server does not score prompts, neither this one nor any other."""
 
 
 def load_tokenizer(name: str, key: str) -> Any:
@@ -90,12 +100,17 @@ async def token_losses(
     endpoint: str | None = None,
 ) -> list[float]:
     """-log p of each token from number `first` on, in nats; of those before it, and of a first token with nothing before
-    it, NaN. One request a window, all at once."""
+    it, NaN. One request a window, all at once. Raises `NoLogprobs` where the server gives none."""
     windows = [place for place in cut(len(ids), window, stride) if place[1] > first]
-    answers = await together(
-        context.ask(prompt=tuple(ids[start:end]), label=label, sampling=SCORING, endpoint=endpoint)
-        for start, end, _ in windows
-    )
+    try:
+        answers = await together(
+            context.ask(prompt=tuple(ids[start:end]), label=label, sampling=SCORING, endpoint=endpoint)
+            for start, end, _ in windows
+        )
+    except RequestError as error:
+        if "prompt_logprobs" in str(error):  # the server says that it does not know the parameter
+            raise NoLogprobs(str(error)) from error
+        raise
     losses = [math.nan] * len(ids)
     for (start, end, own), answer in zip(windows, answers, strict=True):
         found = prompt_losses(answer.logprobs, ids[start:end])
@@ -107,7 +122,7 @@ async def token_losses(
 def prompt_losses(logprobs: Any, ids: Sequence[int]) -> list[float]:
     """-log p of each token of a prompt, in nats; the first one's is NaN. Raises `RecordError` where they do not fit."""
     if not isinstance(logprobs, list) or len(logprobs) != len(ids):
-        raise RecordError("engine: the server gave no log-probabilities of the prompt (vLLM does, by prompt_logprobs)")
+        raise NoLogprobs("engine: the server gave no log-probabilities of the prompt (vLLM does, by prompt_logprobs)")
     losses = [math.nan]
     for entry, token in zip(logprobs[1:], ids[1:], strict=True):
         try:

@@ -57,7 +57,7 @@ class Seen:
 
 
 class KeepRule:
-    """One parsed rule. An empty text keeps everything."""
+    """One parsed rule; `names` are those of the scores that it asks for. An empty text keeps everything."""
 
     def __init__(self, text: str, names: set[str]) -> None:
         """Raises `ValueError`, saying what is wrong and which names there are."""
@@ -69,6 +69,7 @@ class KeepRule:
         except (MemoryError, RecursionError) as error:
             raise ValueError("is nested too deep") from error
         self._check(self._tree, names)
+        self.names = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
 
     def _check(self, node: ast.expr, names: set[str], number: bool = False) -> None:
         """`number`: where a number is wanted, as "(a and b) >= 3" reads, but does not mean, both."""

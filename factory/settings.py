@@ -79,6 +79,13 @@ def _is_folder_name(value: str | None) -> str | None:
     return value
 
 
+class Endpoint(Frozen):
+    """A model with an engine of its own, beside the one that a run is about."""
+
+    model: ModelSettings
+    engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
+
+
 class GenerateSettings(Frozen):
     """`python -m factory generate`."""
 
@@ -94,6 +101,7 @@ class GenerateSettings(Frozen):
     keep: str | None
     model: ModelSettings
     engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
+    endpoints: Mapping[str, Endpoint]
     sandbox: SandboxConfig
     budget: BudgetSettings
 
@@ -112,13 +120,6 @@ class ExportSettings(Frozen):
     min_gap: float = Field(ge=0)
     reward: str | None
     per_group: Annotated[int, Field(ge=1)] | None
-
-
-class Endpoint(Frozen):
-    """A model with an engine of its own, beside the one that a run is about."""
-
-    model: ModelSettings
-    engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
 
 
 class EvaluateSettings(Frozen):

@@ -37,6 +37,7 @@ LOCAL = ["engine=openai", "engine.base_url=http://127.0.0.1:9/v1", "model=custom
 SOURCES = {"respond": ["source.path=rows.jsonl"], "rejection_sampling": ["source.path=rows.jsonl"],
            "instruction_backtranslation": ["source.items=[{text: hi}]"],
            "long_context": ["source.items=[{text: hi}]", "task.tokenizer=tokenizer.json"],
+           "score": ["source.items=[{prompt: hi, response: ho}]"],
            "oss_instruct": [f"source.path={ROOT}/factory"]}  # fmt: skip
 
 

@@ -50,8 +50,8 @@ class Tags:
 
     async def score(self, record: Record, context: Context) -> Mapping[str, Score]:
         settings = self.settings
-        variables = {"least": settings.min_tags, "most": settings.max_tags}
-        variables |= {"instruction": instruction_of(record, settings.max_chars)}
+        instruction = instruction_of(record, settings.max_chars)
+        variables = {"instruction": instruction, "least": settings.min_tags, "most": settings.max_tags}
         answer = await ask_about(context, _NAME, variables, self.schema, settings)
         found = different(answer["tags"])
         if len(found) < settings.min_tags:

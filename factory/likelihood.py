@@ -25,10 +25,6 @@ SCORING = Sampling(temperature=0.0, max_tokens=1, extra={"prompt_logprobs": 0})
 Span = tuple[int, int, int]  # characters: start, end of the words, end of the turn
 
 
-class NoLogprobs(RecordError):
-    """The server does not score prompts, neither this one nor any other."""
-
-
 def load_tokenizer(name: str, key: str) -> Any:
     """A fast tokenizer by folder, hub id, `.gguf` or `package:NAME`. Raises `UserError`, naming `key`, where there is none."""
     from factory.engine.models import resolve_model

@@ -67,20 +67,23 @@ class Perplexity:
         mean = math.fsum(given) / len(given)
         detail = {"nats_per_token": round(mean, 6), "tokens": len(given)}
         scores = {"perplexity": Score(value=_exp(mean), detail=detail)}
-        if self.settings.ifd:
-            scores["ifd"] = await self._ifd(context, tokenizer, ids[first:end], given)
+        if self.settings.ifd and (ifd := await self._ifd(context, tokenizer, ids[first:end], given)) is not None:
+            scores["ifd"] = ifd
         return scores
 
-    async def _ifd(self, context: Context, tokenizer: Any, answer: Sequence[int], given: Sequence[float]) -> Score:
+    async def _ifd(
+        self, context: Context, tokenizer: Any, answer: Sequence[int], given: Sequence[float]
+    ) -> Score | None:
+        """None where there is none: for an answer of one token, or one that costs nothing by itself."""
         start = [tokenizer.bos_token_id] if starts_texts(tokenizer) else []
-        losses = await self._losses(context, [*start, *answer], 0)
-        alone = losses[1:]
+        text = [*start, *answer]
+        if len(text) < 2:
+            return None
+        alone = (await self._losses(context, text, 0))[1:]
         given = given[len(given) - len(alone) :]
-        if not alone:
-            raise ScorerError("ifd: an answer of one token cannot be scored by itself")
         with_prompt, without = math.fsum(given) / len(given), math.fsum(alone) / len(alone)
         if self.settings.ratio == "loss" and without == 0:
-            raise ScorerError("ifd: the answer by itself has no loss")
+            return None
         value = with_prompt / without if self.settings.ratio == "loss" else _exp(with_prompt - without)
         detail = {"with": round(with_prompt, 6), "without": round(without, 6), "tokens": len(alone)}
         return Score(value=value, detail=detail)

@@ -179,7 +179,7 @@ def _through_hydra(command: str, words: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from factory.compose import first_line, register_user_conf, resolve, rewrite_overrides
+    from factory.compose import added, first_line, register_user_conf, resolve, rewrite_overrides
     from factory.config import fail_on
     from factory.prompts import data_dir
 
@@ -199,7 +199,7 @@ def _through_hydra(command: str, words: list[str]) -> int:
             _complain(error)
             statuses.append(error.status)
 
-    sys.argv = [f"python -m factory {command}", *flags, *overrides]
+    sys.argv = [f"python -m factory {command}", *flags, *map(added, overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
     try:
         hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command)(job)()

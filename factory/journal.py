@@ -368,6 +368,12 @@ class Journal:
         ).fetchone()
         return int(row[0]), int(row[1]), int(row[2]), float(row[3])
 
+    def spent_by_label(self) -> list[tuple[str, int, int, int]]:
+        """(label, requests answered, prompt tokens, completion tokens), over the run's whole life."""
+        return self._reader.execute(
+            "SELECT label, count(*), sum(prompt_tokens), sum(completion_tokens) FROM responses GROUP BY label"
+        ).fetchall()
+
     def timeline(self) -> Generator[tuple[float, float, int, int, str], None, None]:
         """(made at, seconds, prompt tokens, completion tokens, label) of every response, in time order."""
         yield from self._reader.execute(

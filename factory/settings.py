@@ -79,6 +79,13 @@ def _is_folder_name(value: str | None) -> str | None:
     return value
 
 
+class Endpoint(Frozen):
+    """A model with an engine of its own, beside the one that a run is about."""
+
+    model: ModelSettings
+    engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
+
+
 class GenerateSettings(Frozen):
     """`python -m factory generate`."""
 
@@ -94,17 +101,11 @@ class GenerateSettings(Frozen):
     keep: str | None
     model: ModelSettings
     engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
+    endpoints: Mapping[str, Endpoint]
     sandbox: SandboxConfig
     budget: BudgetSettings
 
     _run_is_name = field_validator("run")(_is_folder_name)
-
-
-class Endpoint(Frozen):
-    """A model with an engine of its own, beside the one that a run is about."""
-
-    model: ModelSettings
-    engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
 
 
 class EvaluateSettings(Frozen):

@@ -18,6 +18,7 @@ LAYERS = [
     {"records", "errors"},
     {
         "constraints",
+        "rules",
         "prompts",
         "engine",
         "sandbox",
@@ -28,8 +29,19 @@ LAYERS = [
         "sources_code",
         "tokens",
     },
-    {"generators", "scorers", "selection", "reasoning", "reasoning_worker"},
-    {"pipeline", "outputs"},
+    {
+        "generators",
+        "scorers",
+        "selection",
+        "reasoning",
+        "reasoning_worker",
+        "embedding",
+        "duplicates",
+        "likelihood",
+        "tags",
+        "taxonomy",
+    },
+    {"scoring", "pipeline", "outputs"},
     {
         "settings",
         "plan",
@@ -44,12 +56,25 @@ LAYERS = [
         "train",
         "engine_room",
         "endpoint",
+        "endpoint_rooms",
         "evaluation",
+        "decontamination",
     },
     {"cli", "doctor"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-HEAVY = ("torch", "transformers", "vllm", "datasets", "trl", "pandas")
+HEAVY = (
+    "torch",
+    "transformers",
+    "vllm",
+    "datasets",
+    "trl",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "datasketch",
+    "sentence_transformers",
+)
 
 
 def imports(file: Path, *, at_import: bool = False) -> Iterator[str]:

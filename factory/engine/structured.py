@@ -68,6 +68,7 @@ async def ask_json(
     label: str,
     sample: int = 0,
     sampling: Sampling | None = None,
+    endpoint: str | None = None,
 ) -> Any:
     """Ask for JSON that fits `schema` (a JSON schema); at most `REASKS` more times, each telling what was wrong.
 
@@ -76,7 +77,9 @@ async def ask_json(
     talk = list(messages)
     for attempt in range(REASKS + 1):
         number = sample * (REASKS + 1) + attempt
-        response = await context.ask(talk, label=label, sample=number, schema=schema, sampling=sampling)
+        response = await context.ask(
+            talk, label=label, sample=number, schema=schema, sampling=sampling, endpoint=endpoint
+        )
         if response.truncated:  # what a repair would make of it may fit the schema and still not be what was meant
             raise NotJson(f"{label}: cut off at the token limit; raise max_tokens")
         try:

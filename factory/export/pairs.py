@@ -101,9 +101,9 @@ def _row(one: Answer, other: Answer, verdict: Verdict, settings: ExportSettings)
     }
     if settings.pairs.levels:
         content["level"] = level_of(verdict.gap, settings.pairs.levels)
-    return made_of(one, content_hash(one.id, other.text), estimated_tokens([*one.prompt, *chosen, *rejected])), orjson.dumps(
-        content
-    )
+    return made_of(
+        one, content_hash(one.id, other.text), estimated_tokens([*one.prompt, *chosen, *rejected])
+    ), orjson.dumps(content)
 
 
 def made_of(answer: Answer, identity: str, tokens: int) -> Item:

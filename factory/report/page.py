@@ -9,6 +9,7 @@ from factory.report.charts import duration, number, percent
 from factory.report.collect import Findings
 from factory.report.frame import document, fact, folded, short
 from factory.report.html import Child, Html, h, json_script
+from factory.report.score_errors import score_errors
 from factory.report.sections import browser, funnel, groups, scores, time
 from factory.report.topics import topics
 
@@ -19,6 +20,7 @@ def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
         (name, title, body)
         for name, title, body in (
             ("funnel", "Where records were lost", funnel(manifest, findings)),
+            ("score-errors", "Scores that could not be had", score_errors(manifest)),
             ("groups", *groups(findings)),
             ("topics", "Topics", topics(findings.topics)),
             ("time", "Tokens and time", time(findings)),
@@ -111,6 +113,10 @@ def _provenance(manifest: Mapping[str, Any], model: Mapping[str, Any], engine: M
         "Templates": manifest.get("templates"),
         "Model": " · ".join(str(model[key]) for key in ("name", "path", "digest") if model.get(key)),
         "Engine": " · ".join(f"{key} {value}" for key, value in engine.items() if isinstance(value, str | int | float)),
+        "Asked beside it": " · ".join(
+            f"{name}: {other['name']}, {other['engine']}, {number(other['requests'])} requests, cost {other['cost']:,.4g}"
+            for name, other in (manifest.get("endpoints") or {}).items()
+        ),
         "Started": manifest.get("started_at"),
         "Ended": manifest.get("ended_at"),
         "Versions": " · ".join(f"{name} {version}" for name, version in (manifest.get("versions") or {}).items()),

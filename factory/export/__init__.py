@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.config import fail_on
+from factory.embedding import open_embedder
 from factory.errors import ConfigError, UserError
 from factory.export.answers import AT_ONCE, crowded, largest_group
 from factory.export.duplicates import exact
@@ -27,6 +28,7 @@ from factory.export.pairs import pairs
 from factory.export.pool import Pool
 from factory.export.rankings import rankings
 from factory.export.settings import ExportSettings, one_of
+from factory.export.tags import normalise
 from factory.export.write import Workplace, Written, write_rows
 from factory.outputs import write_manifest
 from factory.records import content_hash
@@ -55,6 +57,7 @@ def export(settings: ExportSettings) -> str:
     with Workplace(settings.target) as work, Pool(work.folder) as pool:
         loaded = load(pool, settings)
         records = pool.count()
+        tags = _tags(pool, loaded, settings)
         rules = _rules(pool, loaded, settings)
         statistics = statistics_of(pool, len(loaded.runs), rules.keep, loaded.scores)
         _select(pool, loaded, settings, rules, statistics)
@@ -65,7 +68,7 @@ def export(settings: ExportSettings) -> str:
         if not sum(written.rows.values()):
             raise UserError(_nothing(pool, settings))
         manifest = _manifest(pool, loaded, settings, rules, statistics, written)
-        write_manifest(work.fresh, manifest | {"records": records, "mixture": mixture})
+        write_manifest(work.fresh, manifest | {"records": records, "tags": tags, "mixture": mixture})
         _describe(work, written)
         work.publish()
     told = f"{manifest['rows']} rows of {settings.format} data in {settings.target}"
@@ -75,6 +78,14 @@ def export(settings: ExportSettings) -> str:
             "figures are in manifest.json)"
         )
     return told if settings.push_to_hub is None else f"{told}\n{push(settings.target, settings)}"
+
+
+def _tags(pool: Pool, loaded: Loaded, settings: ExportSettings) -> dict[str, Any] | None:
+    if not settings.tags.normalise:
+        return None
+    if "tags" not in loaded.scores:
+        raise ConfigError("tags.normalise=true: no record has tags; the run needs the scorer tags")
+    return normalise(pool, open_embedder(settings.embedding) if settings.tags.eps else None, settings.tags)
 
 
 def _rules(pool: Pool, loaded: Loaded, settings: ExportSettings) -> Rules:

@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from factory.embedding import EmbeddingSettings
 from factory.errors import near
 from factory.records import Frozen
+from factory.tags import TagSettings
 
 Decider = Literal["verifier", "reward", "pairwise", "keep"]
 
@@ -63,6 +65,12 @@ class MixtureSettings(Frozen):
         return value
 
 
+class TagStep(TagSettings):
+    """Whether tags are brought to few names, and how."""
+
+    normalise: bool
+
+
 class ExportSettings(Frozen):
     """`python -m factory export`."""
 
@@ -79,6 +87,8 @@ class ExportSettings(Frozen):
     min_gap: float = Field(ge=0)
     pairs: PairSettings
     ranking: RankingSettings
+    tags: TagStep
+    embedding: EmbeddingSettings
     held_out: float = Field(ge=0, lt=1)
     mixture: MixtureSettings
     rows: Annotated[int, Field(ge=1)] | None

@@ -109,6 +109,8 @@ class _Run:
             sampling=plan.settings.model.sampling,
             chat=plan.settings.model.chat,
             prompt_form=plan.settings.model.prompt_form,
+            path=plan.settings.model.path,
+            tokens=plan.settings.model.context,
             endpoints=self.endpoints,
             sandbox=self._open_sandbox,
         )

@@ -86,10 +86,7 @@ class Expression:
         if isinstance(self._tree, ast.Compare | ast.BoolOp) or _is_not(self._tree):
             raise ValueError(f"{text!r} is a condition; a number is wanted, as reward * difficulty")
         _check(self._tree, names, number=True)
-
-    @property
-    def names(self) -> set[str]:
-        return _names(self._tree)
+        self.names = _names(self._tree)
 
     def value(self, values: Mapping[str, float]) -> float | None:
         """None where a score is missing, or where there is no such number (a division by zero, an overflow)."""
@@ -101,7 +98,7 @@ class Expression:
 
 
 class KeepRule:
-    """One parsed rule. An empty text keeps everything."""
+    """One parsed rule; `names` are those of the scores that it asks for. An empty text keeps everything."""
 
     def __init__(self, text: str, names: set[str], *, whole: bool = False) -> None:
         """`whole`: every record is known, so that statistics can be had.
@@ -118,12 +115,9 @@ class KeepRule:
         resolve = _Resolve(names)
         self._tree = resolve.visit(tree)
         self.statistics: frozenset[Statistic] = frozenset(resolve.found)
-        _check(self._tree, names | {statistic.key for statistic in resolve.found})
-
-    @property
-    def names(self) -> set[str]:
-        """The scores that it reads."""
-        return _names(self._tree) - {statistic.key for statistic in self.statistics}
+        keys = {statistic.key for statistic in resolve.found}
+        _check(self._tree, names | keys)
+        self.names = _names(tree) & names
 
     def decide(self, scores: Mapping[str, Score]) -> tuple[bool | None, str]:
         """(kept, reason): kept is None while scores that decide it are missing; the reason names the failed clause."""

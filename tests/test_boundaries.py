@@ -18,6 +18,7 @@ LAYERS = [
     {"records", "errors"},
     {
         "constraints",
+        "rules",
         "prompts",
         "engine",
         "sandbox",
@@ -28,7 +29,18 @@ LAYERS = [
         "sources_code",
         "tokens",
     },
-    {"generators", "scorers", "selection", "reasoning", "reasoning_worker", "embedding", "duplicates"},
+    {
+        "generators",
+        "scorers",
+        "selection",
+        "reasoning",
+        "reasoning_worker",
+        "embedding",
+        "duplicates",
+        "likelihood",
+        "tags",
+        "taxonomy",
+    },
     {"scoring", "pipeline", "outputs"},
     {
         "settings",

@@ -257,13 +257,16 @@ def test_every_top_level_key_of_the_commands_is_a_setting() -> None:
         assert keys == set(TrainSettings.model_fields), f"stage={stage}: YAML and settings name different keys"
 
 
-def disagreements(model: type[BaseModel], data: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Keys for which both YAML and model have something to say, and not the same."""
+def disagreements(
+    model: type[BaseModel], data: Mapping[str, Any], where: str, within: BaseModel | None = None
+) -> Iterator[str]:
+    """Keys for which both YAML and model have something to say, and not the same. `within` holds the defaults of a model that
+    is itself one."""
     for key, value in data.items():
         field = model.model_fields.get(key) or next(f for f in model.model_fields.values() if f.alias == key)
-        default = field.get_default(call_default_factory=True)
+        default = field.get_default(call_default_factory=True) if within is None else getattr(within, key)
         if isinstance(default, BaseModel) and isinstance(value, dict):
-            yield from disagreements(type(default), value, f"{where}.{key}")
+            yield from disagreements(type(default), value, f"{where}.{key}", default)
         elif default is not PydanticUndefined and default not in (None, (), {}, 0, False):
             plain = list(default) if isinstance(default, tuple) else default
             if plain != value:

@@ -252,7 +252,13 @@ def test_an_export_of_a_scored_run_draws_it_all(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run("export", "run=chat", "keep=execution == 1 and (reward >= q75 or judge == max)", "map.embedding=hashing")
+    run(
+        "export",
+        "run=chat",
+        "keep=execution == 1 and (reward >= q75 or judge == max)",
+        "embedding.model=hashing",
+        "map.draw=true",
+    )
     folder = tmp_path / "outputs/chat/export/sft"
     page = (folder / "report.html").read_text()
     manifest = orjson.loads((folder / "manifest.json").read_bytes())
@@ -275,11 +281,11 @@ def test_a_model_for_the_map_that_is_none_is_told_before_the_work(
         raise ConfigError(f"embedding.model={settings.model}: is no model")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("factory.embedding.open_embedder", missing)
+    monkeypatch.setattr("factory.export.open_embedder", missing)
     write_scored(tmp_path / "outputs/chat", scored(3))
-    composed, problems = compose_config("export", ["run=chat", "map.embedding=nonsense"])
+    composed, problems = compose_config("export", ["run=chat", "embedding.model=nonsense", "map.draw=true"])
     assert problems == []
     settings = ExportSettings.model_validate({key: value for key, value in composed.items() if key != "hydra"})
-    with pytest.raises(ConfigError, match=r"^map\.embedding=nonsense: is no model$"):
+    with pytest.raises(ConfigError, match=r"embedding\.model=nonsense: is no model$"):
         export(settings)
     assert not (tmp_path / "outputs/chat/export").exists()

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from factory.config import fail_on
+from factory.embedding import Embedder, open_embedder
 from factory.errors import ConfigError, UserError
 from factory.export.answers import AT_ONCE, crowded, largest_group
 from factory.export.duplicates import exact
@@ -27,15 +28,13 @@ from factory.export.pairs import pairs
 from factory.export.pool import Pool
 from factory.export.rankings import rankings
 from factory.export.settings import ExportSettings, one_of
+from factory.export.tags import normalise
 from factory.export.write import Workplace, Written, write_rows
 from factory.journal import Journal
 from factory.outputs import write_manifest
 from factory.records import content_hash
 from factory.selection import Expression, KeepRule
 from factory.tokens import Tokens
-
-if TYPE_CHECKING:
-    from factory.embedding import Embedder
 
 __all__ = ["ExportSettings", "export"]
 
@@ -56,10 +55,12 @@ def export(settings: ExportSettings) -> str:
     Raises `ConfigError` with every problem of the settings, and `UserError` where nothing is left to write.
     """
     fail_on([*settings.lacking(), *lacking(settings)])
-    embedder = _embedder(settings)  # what is missing is told before the work is done
+    # What is missing for the map is told before the work is done.
+    embedder = open_embedder(settings.embedding) if settings.map.draw else None
     with Workplace(settings.target) as work, Pool(work.folder) as pool:
         loaded = load(pool, settings)
         records = pool.count()
+        tags = _tags(pool, loaded, settings)
         rules = _rules(pool, loaded, settings)
         statistics = statistics_of(pool, len(loaded.runs), rules.keep, loaded.scores)
         _select(pool, loaded, settings, rules, statistics)
@@ -70,7 +71,7 @@ def export(settings: ExportSettings) -> str:
         if not sum(written.rows.values()):
             raise UserError(_nothing(pool, settings))
         manifest = _manifest(pool, loaded, settings, rules, statistics, written)
-        write_manifest(work.fresh, manifest | {"records": records, "mixture": mixture})
+        write_manifest(work.fresh, manifest | {"records": records, "tags": tags, "mixture": mixture})
         if embedder is not None:
             _map(work, embedder, loaded, settings)
         _describe(work, written)
@@ -82,6 +83,14 @@ def export(settings: ExportSettings) -> str:
             "figures are in manifest.json)"
         )
     return told if settings.push_to_hub is None else f"{told}\n{push(settings.target, settings)}"
+
+
+def _tags(pool: Pool, loaded: Loaded, settings: ExportSettings) -> dict[str, Any] | None:
+    if not settings.tags.normalise:
+        return None
+    if "tags" not in loaded.scores:
+        raise ConfigError("tags.normalise=true: no record has tags; the run needs the scorer tags")
+    return normalise(pool, open_embedder(settings.embedding) if settings.tags.eps else None, settings.tags)
 
 
 def _rules(pool: Pool, loaded: Loaded, settings: ExportSettings) -> Rules:
@@ -211,20 +220,6 @@ def _describe(work: Workplace, written: Written) -> None:
     write_selection_report(work.fresh)
 
 
-def _embedder(settings: ExportSettings) -> Embedder | None:
-    """For the report's map, where one is wanted."""
-    if settings.map.embedding is None:
-        return None
-    from factory.embedding import EmbeddingSettings, open_embedder
-
-    try:
-        return open_embedder(EmbeddingSettings(model=settings.map.embedding))
-    except ConfigError as error:
-        raise ConfigError(
-            *(problem.replace("embedding.model", "map.embedding") for problem in error.problems)
-        ) from error
-
-
 def _map(work: Workplace, embedder: Embedder, loaded: Loaded, settings: ExportSettings) -> None:
     from factory.report.map import make_map, topics_of
 
@@ -236,7 +231,7 @@ def _map(work: Workplace, embedder: Embedder, loaded: Loaded, settings: ExportSe
         return found
 
     asked = settings.map
-    make_map(work.fresh, embedder, model=str(asked.embedding), most=asked.most, layout=asked.layout, about=topics)
+    make_map(work.fresh, embedder, model=settings.embedding.model, most=asked.most, layout=asked.layout, about=topics)
 
 
 def _nothing(pool: Pool, settings: ExportSettings) -> str:

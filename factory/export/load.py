@@ -117,7 +117,7 @@ def _items(
             errors=orjson.dumps(errors) if (errors := meta.get("score_errors")) else None,
             mark=mark,
             part=part_of(record),
-            tokens=about(record["messages"]),
+            tokens=estimated_tokens(record["messages"]),
         )
         if settings.format == "sft":
             item.rival = bytes.fromhex(content_hash("group", meta["group"])) if "group" in meta else None
@@ -202,6 +202,6 @@ def prompt_key(messages: Turns) -> bytes:
     return whole.digest()
 
 
-def about(messages: Turns) -> int:
+def estimated_tokens(messages: Turns) -> int:
     """Tokens of a conversation at four bytes each: an estimate."""
     return (sum(len(turn["content"].encode()) for turn in messages) + 3) // 4

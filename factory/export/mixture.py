@@ -150,7 +150,6 @@ def _copies(
             for name, part in parts.items()}  # fmt: skip
     rest = {name: part.wanted - full[name] * part.size for name, part in parts.items()}
     capped = {name for name in parts if full[name] >= settings.mixture.max_repeats}
-    closed: set[str] = set(capped)
     for item, _ in pool.left(BEST_FIRST, "NOT held_out"):
         name = _name(item.run, item.part, settings, runs)
         part = parts.get(name)
@@ -159,11 +158,9 @@ def _copies(
             continue
         size = item.tokens if settings.tokens is not None else 1
         copies = full[name]
-        if name not in closed and size <= rest[name]:
+        if name not in capped and size <= rest[name]:
             rest[name] -= size
             copies += 1
-        else:
-            closed.add(name)
         part.taken += copies * size
         part.written += copies
         yield item.n, copies, None if copies else _beyond(name, settings)

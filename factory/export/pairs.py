@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from factory.export.answers import Answer, Verdict, compare, groups
-from factory.export.load import about
+from factory.export.load import estimated_tokens
 from factory.export.order import Reward
 from factory.export.pool import ROW, Item, Pool
 from factory.export.settings import ExportSettings
@@ -101,9 +101,9 @@ def _row(one: Answer, other: Answer, verdict: Verdict, settings: ExportSettings)
     }
     if settings.pairs.levels:
         content["level"] = level_of(verdict.gap, settings.pairs.levels)
-    return made_of(one, content_hash(one.id, other.text), about([*one.prompt, *chosen, *rejected])), orjson.dumps(
-        content
-    )
+    return made_of(
+        one, content_hash(one.id, other.text), estimated_tokens([*one.prompt, *chosen, *rejected])
+    ), orjson.dumps(content)
 
 
 def made_of(answer: Answer, identity: str, tokens: int) -> Item:

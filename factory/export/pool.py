@@ -177,6 +177,18 @@ class Pool:
             "WHERE n IN (SELECT n FROM filling)"
         )
 
+    def rewrite(self, changed: Iterable[tuple[int, bytes, bytes]]) -> None:
+        """Give some items other contents and scores."""
+        self.db.execute("CREATE TABLE rewritten (n INTEGER PRIMARY KEY, data BLOB, scores BLOB)")
+        for batch in _batches(changed, 2000):
+            self.db.executemany("INSERT INTO rewritten VALUES (?,?,?)", batch)
+        for table, column in (("contents", "data"), ("items", "scores")):
+            self.db.execute(
+                f"UPDATE {table} SET {column}=(SELECT {column} FROM rewritten WHERE rewritten.n={table}.n) "
+                "WHERE n IN (SELECT n FROM rewritten)"
+            )
+        self.db.execute("DROP TABLE rewritten")
+
     def _gather(self, losses: Iterable[tuple[int, str]]) -> None:
         """Into a table first: a step reads what it is about to change."""
         self.db.execute("DELETE FROM lost")

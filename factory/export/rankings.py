@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from factory.export.answers import Answer, Group, groups
-from factory.export.load import about
+from factory.export.load import estimated_tokens
 from factory.export.order import Reward
 from factory.export.pairs import Found, made_of
 from factory.export.pool import Item, Pool
@@ -146,6 +146,6 @@ def _row(chosen: Sequence[Answer], content: dict[str, Any]) -> tuple[Item, bytes
         "response_ids": [answer.id or answer.owner.id for answer in chosen],
         "response_runs": [answer.owner.run for answer in chosen],
     }
-    tokens = about(content["prompt"]) + sum(map(about, responses))
+    tokens = estimated_tokens(content["prompt"]) + sum(map(estimated_tokens, responses))
     identity = content_hash("ranking", content["prompt"], [answer.text for answer in chosen])
     return made_of(best, identity, tokens), orjson.dumps(row)

@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from factory.embedding import EmbeddingSettings
 from factory.errors import near
 from factory.records import Frozen
+from factory.tags import TagSettings
 
 Decider = Literal["verifier", "reward", "pairwise", "keep"]
 
@@ -66,9 +68,15 @@ class MixtureSettings(Frozen):
 class MapSettings(Frozen):
     """A picture in the report: sampled rows by what they are about."""
 
-    embedding: str | None
+    draw: bool
     most: int = Field(ge=2, le=5_000)
     layout: Literal["pca", "tsne"]
+
+
+class TagStep(TagSettings):
+    """Whether tags are brought to few names, and how."""
+
+    normalise: bool
 
 
 class ExportSettings(Frozen):
@@ -87,6 +95,8 @@ class ExportSettings(Frozen):
     min_gap: float = Field(ge=0)
     pairs: PairSettings
     ranking: RankingSettings
+    tags: TagStep
+    embedding: EmbeddingSettings
     held_out: float = Field(ge=0, lt=1)
     mixture: MixtureSettings
     rows: Annotated[int, Field(ge=1)] | None
@@ -134,6 +144,8 @@ class ExportSettings(Frozen):
         problems = []
         if self.per_group is not None and self.format != "sft":
             problems.append(f"per_group={self.per_group}: is for format=sft; max_pairs bounds the pairs of a prompt")
+        if self.rows is not None and self.tokens is not None:
+            problems.append(f"rows={self.rows} and tokens={self.tokens}: give one of them, the other follows")
         if self.tokenizer is not None and self.tokens is None:
             problems.append(
                 f"tokenizer={self.tokenizer}: counts the budget of tokens, and there is none: give tokens=N"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from factory.compose import compose_config
 from factory.errors import ConfigError
-from factory.evaluation.perplexity import cut, encode, load_tokenizer, render_conversation
 from factory.evaluation.plan import make_evaluation
+from factory.likelihood import cut, encode, load_tokenizer, render_conversation
 from tests.evaluation.evaluations import items, run, values, words
 from tests.model_server import ModelServer, Reply
 from tests.runs import write_rows
@@ -84,7 +84,7 @@ def test_texts_are_scored_whole_over_windows(tmp_path: Path, tokenizer: Path) ->
                                                "suite.stride=5"))  # fmt: skip
         count = server.count
         assert all(len(body["prompt"]) <= 8 and body["max_tokens"] == 1 for body in server.bodies)
-    loaded = load_tokenizer(str(tokenizer))
+    loaded = load_tokenizer(str(tokenizer), "suite.tokenizer")
     ids = [encode(loaded, text, special=True)[0] for text in texts[:2]]
     nats = [sum(loss(token) for token in one[1:]) for one in ids]
     tokens = [len(one) - 1 for one in ids]
@@ -106,7 +106,7 @@ def test_of_a_conversation_the_assistants_tokens_alone(tmp_path: Path, tokenizer
         assert (found.status, server.count) == (0, 1)
         run(tmp_path, server, *setting(tmp_path, tokenizer, [{"messages": talk}]))
         assert server.count == 1
-    loaded = load_tokenizer(str(tokenizer))
+    loaded = load_tokenizer(str(tokenizer), "suite.tokenizer")
     end = loaded.convert_tokens_to_ids("<|im_end|>")
     scored = [token for text in ("hello", "é!") for token in [*encode(loaded, text, special=False)[0], end]]
     (item,) = items(tmp_path)
@@ -122,7 +122,7 @@ def test_the_spans_are_what_the_assistant_says(tokenizer: Path) -> None:
         {"role": "user", "content": "assistant\nno"},
         {"role": "assistant", "content": "yes "},
     ]
-    whole, ((start, words_end, end),) = render_conversation(load_tokenizer(str(tokenizer)), talk)
+    whole, ((start, words_end, end),) = render_conversation(load_tokenizer(str(tokenizer), "suite.tokenizer"), talk)
     assert (whole[start:words_end], whole[words_end:end]) == ("yes", " <|im_end|>")
 
 

@@ -64,33 +64,36 @@ async def poll(
         return {asked.endpoint: await ask(asked.endpoint)}, {}
     quorum = len(asked.panel) if asked.quorum is None else asked.quorum
 
-    async def one(member: str) -> Vote | RecordError | EngineGone:
+    votes: dict[str | None, Vote] = {}
+    failed: dict[str, RecordError | EngineGone] = {}
+
+    async def one(member: str) -> None:
         try:
-            return await ask(member)
+            votes[member] = await ask(member)
         except EngineGone as error:
             if quorum == len(asked.panel):
                 raise
-            return error
+            failed[member] = error
         except RecordError as error:
-            return error
+            failed[member] = error
 
-    answers = dict(zip(asked.panel, await together(map(one, asked.panel)), strict=True))
-    gone = [answer for answer in answers.values() if isinstance(answer, EngineGone)]
-    if len(gone) == len(answers):
+    await together(map(one, asked.panel))
+    gone = [error for error in failed.values() if isinstance(error, EngineGone)]
+    if len(gone) == len(asked.panel):
         raise gone[0]
-    failed = {name: answer for name, answer in answers.items() if isinstance(answer, RecordError | EngineGone)}
-    votes: dict[str | None, Vote] = {name: answer for name, answer in answers.items() if name not in failed}  # type: ignore[misc]
-    errors = {
-        name: "its server is gone" if isinstance(error, EngineGone) else str(error) for name, error in failed.items()
-    }
+    errors = {name: _said(failed[name]) for name in asked.panel if name in failed}
     if len(votes) < quorum:
         passing = sum(isinstance(error, EngineGone) or not error.final for error in failed.values())
         said = "; ".join(f"{name}: {why}" for name, why in errors.items())
         raise PanelError(
-            f"{len(votes)} of {len(answers)} judges answered, {quorum} must: {said}",
+            f"{len(votes)} of {len(asked.panel)} judges answered, {quorum} must: {said}",
             final=len(votes) + passing < quorum,
         )
-    return votes, errors
+    return {name: votes[name] for name in asked.panel if name in votes}, errors
+
+
+def _said(error: RecordError | EngineGone) -> str:
+    return "its server is gone" if isinstance(error, EngineGone) else str(error)
 
 
 def combined(values: Sequence[float], how: Combine) -> float:

@@ -176,7 +176,10 @@ def test_errors_are_told_by_kind(run: Path, items: list[list[Record]]) -> None:
     ("judge: there is no JSON in the answer", "rubbish"),
     ("judge: score: 7 is not one of [1, 2, 3]", "rubbish"),
     ("judge: 'score' is a required property", "rubbish"),
-    ("judge: it refused to judge", "refusal"),
+    ("judge: refused to judge", "refusal"),
+    ("more than one line 'Better: first, second or tie' in the answer", "rubbish"),
+    ("accuracy: 9 is no grade of the rubric", "rubbish"),
+    ("engine: Connection refused (5 tries)", "engine"),
     ("engine: connection reset by peer (5 tries)", "engine"),
     ("ValueError: seven is no colour", "other"),
 ])  # fmt: skip
@@ -290,6 +293,34 @@ def test_a_models_opinion_is_no_truth() -> None:
                 ),
             )
     assert compare(scoring, None).ranking == []
+
+
+def test_a_judge_is_not_praised_for_a_verifiers_word() -> None:
+    """Where a verifier tells two answers apart, `pairwise` asks nobody: agreeing with the verifier is then no merit."""
+    for by, rows in (("execution", []), ("the same text", [("execution", "pairwise")])):
+        scoring = Scoring()
+        for n in range(12):
+            ids = [f"{n}-{good}" for good in (0, 1)]
+            for good in (0, 1):
+                detail = {"against": {}, "unasked": {ids[1 - good]: {"by": by, "worth": float(good)}}}
+                scores = {"execution": Score(value=good), "pairwise": Score(value=good, detail=detail)}
+                scoring.add(n, Record(id=ids[good], task="t", meta={"group": "g"}, scores=scores))
+        found = compare(scoring, "execution == 1 and pairwise > 0.5")
+        assert [(row.truth, row.scorer) for row in found.ranking] == rows
+        assert list(found.verified) == rows
+        assert len(found.correlations) == len(found.decisions) == len(rows)
+
+
+def test_a_panels_missing_votes_are_told_apart(tmp_path: Path) -> None:
+    detail = {"panel": {"a": 3, "b": 4}, "errors": {"c": "judge: cut off at the token limit; raise max_tokens"}}
+    made = [
+        [Record(id=str(n), task="t", kept=True, scores={"judge": Score(value=3 + n % 2, detail=detail)})]
+        for n in range(9)
+    ]
+    run = write_scored(tmp_path / "run", made, keep="judge >= 3")
+    page = write_report(run).read_text()
+    assert orjson.loads((run / "agreement.json").read_bytes())["errors"] == {"judge (in part)": {"token limit": 9}}
+    assert "judge (in part) – 9 – 9" in text_of(section(page, "judging"))
 
 
 def test_hostile_names_of_scores_stay_text(tmp_path: Path) -> None:

@@ -244,7 +244,9 @@ def _errors(found: Compared, reasons: Mapping[str, Mapping[str, int]]) -> Html:
     rows = []
     for name, kinds in sorted(found.errors.items()):
         failed, scored = sum(kinds.values()), found.scored.get(name, 0)
-        cells = [number(scored), number(failed), percent(failed, failed + scored)]
+        cells = (
+            [number(scored), number(failed), percent(failed, failed + scored)] if scored else ["–", number(failed), "–"]
+        )
         cells += [number(kinds.get(kind, 0)) for kind in there]
         rows.append(h("tr", h("th", clip(name), scope="row"), [h("td", text, class_="n") for text in cells]))
     names = ("Scorer", "Scored", "No score", "Share", *(kind.capitalize() for kind in there))

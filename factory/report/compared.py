@@ -132,7 +132,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def _both(rows: Sequence[Row], first: str, second: str) -> list[int]:
-    return [number for number, row in enumerate(rows) if first in row.values and second in row.values]
+    return [number for number, row in enumerate(rows) if row.independent(first, second)]
 
 
 def _same(values: Sequence[Any]) -> bool:

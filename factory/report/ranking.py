@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from factory.records import Record
+from factory.records import Record, Score
 from factory.report.agreement import Estimate, ordered, share_of_groups
 
 VERIFIERS = ("execution", "constraints", "answer", "fidelity")
@@ -78,7 +78,10 @@ class Ranking:
         self._open = {}
 
     def _compare(self, name: str, truth: Sequence[float], members: Sequence[Record]) -> None:
-        said = [dict(opinions(record)) for record in members]
+        said = [
+            {scorer: value for scorer, value in opinions(record) if name not in told_by(record.scores.get(scorer))}
+            for record in members
+        ]
         for scorer in dict.fromkeys(key for one in said for key in one):
             if scorer != name:
                 self._count(name, scorer, *ordered(truth, [one.get(scorer) for one in said]))
@@ -100,6 +103,16 @@ def _truth(record: Record, name: str) -> float | None:
         return float(value) if isinstance(value, bool | int | float) else None
     score = record.scores.get(name)
     return None if score is None or score.detail.get("by") == "judge" else score.value
+
+
+def told_by(score: Score | None) -> frozenset[str]:
+    """The verifiers that decided comparisons in a judge's place (`pairwise` asks nobody where one is known to be better).
+
+    A score that holds a verifier's word agrees with it by construction, which is no evidence about the judge.
+    """
+    unasked = score.detail.get("unasked") if score is not None else None
+    entries = unasked.values() if isinstance(unasked, Mapping) else ()
+    return frozenset(str(one.get("by")) for one in entries if isinstance(one, Mapping)) & frozenset(VERIFIERS)
 
 
 def opinions(record: Record) -> Iterator[tuple[str, float]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from factory.records import Record, Score
 from factory.report.agreement import Estimate, krippendorff, weighted_kappa
-from factory.report.ranking import Ranking, comparisons, members
+from factory.report.ranking import Ranking, comparisons, members, told_by
 
 SAMPLE = 2_000  # records whose scores are compared with each other
 _KINDS, _SCORERS = 1_000, 40  # of what a panel says, and of scorers, told apart
@@ -20,11 +20,20 @@ ERRORS = ("rubbish", "refusal", "token limit", "engine", "other")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record's scores; those of one `group` (a seed item) depend on each other."""
+    """One record's scores; those of one `group` (a seed item) depend on each other.
+
+    `told` names, by score, the verifiers whose word is part of it.
+    """
 
     group: int
     kept: bool
     values: Mapping[str, float]
+    told: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def independent(self, first: str, second: str) -> bool:
+        """Whether it has both scores, and neither holds the other's word."""
+        both = first in self.values and second in self.values
+        return both and second not in self.told.get(first, ()) and first not in self.told.get(second, ())
 
 
 class Table:
@@ -40,7 +49,9 @@ class Table:
             self._close()
             self._seed = seed_index
         if record.scores and len(self._open) < self.most:
-            self._open.append(Row(seed_index, record.kept, {name: one.value for name, one in record.scores.items()}))
+            told = {name: found for name, one in record.scores.items() if (found := told_by(one))}
+            values = {name: one.value for name, one in record.scores.items()}
+            self._open.append(Row(seed_index, record.kept, values, told))
 
     def _close(self) -> None:
         rows, self._open = self._open, []
@@ -113,10 +124,7 @@ class Scoring:
         self.records += bool(record.scores)
         for name, score in record.scores.items():
             self._note(name, score)
-        failed = record.meta.get("score_errors")
-        for name, reason in failed.items() if isinstance(failed, Mapping) else ():
-            if name in self.errors or len(self.errors) < _SCORERS:
-                self.errors.setdefault(str(name), Counter())[error_kind(str(reason))] += 1
+        self._failed(record.meta.get("score_errors"))
         if "pairwise" in record.scores:
             if seed_index != self._seed:
                 self._compared()
@@ -126,10 +134,17 @@ class Scoring:
     def _note(self, name: str, score: Score) -> None:
         if name in self.scored or len(self.scored) < _SCORERS:
             self.scored[name] += 1
+        parts = score.detail.get("errors")  # of a panel, some of whose judges said nothing
+        self._failed({f"{name} (in part)": why for why in parts.values()} if isinstance(parts, Mapping) else None)
         if "panel" in score.detail and (name in self.panels or len(self.panels) < 4):
             said = dict(members(score.detail))
             if len(said) > 1:
                 self.panels.setdefault(name, Panel()).add(said)
+
+    def _failed(self, said: object) -> None:
+        for name, reason in said.items() if isinstance(said, Mapping) else ():
+            if name in self.errors or len(self.errors) < _SCORERS:
+                self.errors.setdefault(str(name), Counter())[error_kind(str(reason))] += 1
 
     def _compared(self) -> None:
         self.said.update(said for _, _, said in comparisons(self._open))
@@ -140,18 +155,15 @@ class Scoring:
         self._compared()
 
 
+_SIGNS = {  # in what a scorer said; the first that is there decides
+    "engine": ("engine:",),
+    "token limit": ("token limit", "max_tokens"),
+    "refusal": ("refused to judge", "the judge refused", "it refused"),
+    "rubbish": ("json", "is not one of", "is not of type", "required property", "the answer", "no grade of", "line '"),
+}
+
+
 def error_kind(reason: str) -> str:
     """One of `ERRORS`: what kept a scorer from saying anything."""
     text = reason.lower()
-    for kind, signs in (
-        ("token limit", ("token limit", "max_tokens", "cut off", "truncated")),
-        ("refusal", ("refus",)),
-        ("engine", ("engine:",)),
-        (
-            "rubbish",
-            ("json", "is not one of", "is not of type", "required property", "the answer", "no grade", "not a grade"),
-        ),
-    ):
-        if any(sign in text for sign in signs):
-            return kind
-    return "other"
+    return next((kind for kind, signs in _SIGNS.items() if any(sign in text for sign in signs)), "other")

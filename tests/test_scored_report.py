@@ -288,11 +288,23 @@ def test_a_models_opinion_is_no_truth() -> None:
                 Record(
                     id=f"{n}{value}",
                     task="t",
-                    meta={"group": "g"},
+                    meta={"group": f"g{n}"},
                     scores={"fidelity": judged, "reward": Score(value=value)},
                 ),
             )
     assert compare(scoring, None).ranking == []
+
+
+def test_records_of_a_group_may_come_from_rows_that_follow_one_another() -> None:
+    """Another run's records, scored again: each is a seed item of its own."""
+    together, apart = Scoring(), Scoring()
+    for n, records in enumerate(scored(30)):
+        for m, record in enumerate(records):
+            together.add(n, record)
+            apart.add(4 * n + m, record)
+    first, second = compare(together, KEEP), compare(apart, KEEP)
+    assert [(row.scorer, row.share) for row in first.ranking] == [(row.scorer, row.share) for row in second.ranking]
+    assert [one.groups for one in second.correlations.values()] == [one.groups for one in first.correlations.values()]
 
 
 def test_a_judge_is_not_praised_for_a_verifiers_word() -> None:
@@ -304,7 +316,7 @@ def test_a_judge_is_not_praised_for_a_verifiers_word() -> None:
             for good in (0, 1):
                 detail = {"against": {}, "unasked": {ids[1 - good]: {"by": by, "worth": float(good)}}}
                 scores = {"execution": Score(value=good), "pairwise": Score(value=good, detail=detail)}
-                scoring.add(n, Record(id=ids[good], task="t", meta={"group": "g"}, scores=scores))
+                scoring.add(n, Record(id=ids[good], task="t", meta={"group": f"g{n}"}, scores=scores))
         found = compare(scoring, "execution == 1 and pairwise > 0.5")
         assert [(row.truth, row.scorer) for row in found.ranking] == rows
         assert list(found.verified) == rows

@@ -40,7 +40,8 @@ class _Tally:
 
 
 class Ranking:
-    """Fed with records in the order of the seeds: those of one group come from one seed item, one after the other."""
+    """Fed with records in the order of the seeds: those of one group come from one seed item, or from items that follow one
+    another (as where another run's records are scored)."""
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str], _Tally] = {}
@@ -48,12 +49,12 @@ class Ranking:
         self._open: dict[str, list[Record]] = {}
 
     def add(self, seed_index: int, record: Record) -> None:
+        group = str(record.meta["group"]) if record.meta.get("group") is not None else None
         if seed_index != self._seed:
-            self._close()
+            self._close(but=group)
             self._seed = seed_index
-        group = record.meta.get("group")
         if group is not None and (record.scores or PREFERRED in record.meta):
-            members = self._open.setdefault(str(group), [])
+            members = self._open.setdefault(group, [])
             if len(members) < _ANSWERS:
                 members.append(record)
 
@@ -68,14 +69,15 @@ class Ranking:
         order = (*VERIFIERS, PREFERRED)
         return sorted(found, key=lambda row: (order.index(row.truth), -row.share.value, row.scorer))
 
-    def _close(self) -> None:
+    def _close(self, but: str | None = None) -> None:
+        going_on = {group: self._open.pop(group) for group in (but,) if group in self._open}
         for members in self._open.values():
             for name in (*VERIFIERS, PREFERRED):
                 truth = [_truth(record, name) for record in members]
                 if len({value for value in truth if value is not None}) > 1:
                     known = [(value, record) for value, record in zip(truth, members, strict=True) if value is not None]
                     self._compare(name, [value for value, _ in known], [record for _, record in known])
-        self._open = {}
+        self._open = going_on
 
     def _compare(self, name: str, truth: Sequence[float], members: Sequence[Record]) -> None:
         said = [

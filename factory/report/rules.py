@@ -35,7 +35,8 @@ class Cut:
     name: str = ""  # of the value, where the rule has a name for it, as q75
 
     def __str__(self) -> str:
-        known = f"{self.value:.4g}" if math.isfinite(self.value) else ""
+        shown = f"{self.value:,.0f}" if abs(self.value) >= 1000 else f"{self.value:.4g}"
+        known = shown if math.isfinite(self.value) else ""
         return f"{self.sign} " + (f"{self.name} ({known})" if self.name and known else self.name or known)
 
 

@@ -11,7 +11,7 @@ from factory.report.html import Html, h
 from factory.report.measures import nice
 from factory.report.rules import Cut
 
-_CELLS, _LARGEST, _FEW = 16, 8.0, 9  # places along an axis; the radius in pixels; values with a place each
+_CELLS, _LARGEST, _FEW = 16, 8.0, 11  # places along an axis; the radius in pixels; values with a place each
 Point = tuple[float, float, bool]
 
 

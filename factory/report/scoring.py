@@ -20,7 +20,7 @@ ERRORS = ("rubbish", "refusal", "token limit", "engine", "other")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record's scores; those of one `group` (a seed item) depend on each other.
+    """One record's scores; those of one `group` (a seed item, or answers to one prompt) depend on each other.
 
     `told` names, by score, the verifiers whose word is part of it.
     """
@@ -37,28 +37,32 @@ class Row:
 
 
 class Table:
-    """The scores of at most `most` records: whole seed items, those with the lowest hashes, the same ones every time."""
+    """The scores of at most `most` records: whole seed items and groups, those with the lowest hashes, the same ones every time."""
 
     def __init__(self, most: int = SAMPLE) -> None:
         self.most, self.size = most, 0
         self._heap: list[tuple[int, int, list[Row]]] = []
-        self._bound, self._seed, self._open = 1 << 64, -1, list[Row]()
+        self._bound, self._open = 1 << 64, list[Row]()
+        self._seed = self._cluster = -1
+        self._group: object = None
 
     def add(self, seed_index: int, record: Record) -> None:
-        if seed_index != self._seed:
+        group = record.meta.get("group")
+        if seed_index != self._seed and (group is None or group != self._group or not self._open):
             self._close()
-            self._seed = seed_index
+            self._cluster = seed_index
+        self._seed, self._group = seed_index, group
         if record.scores and len(self._open) < self.most:
             told = {name: found for name, one in record.scores.items() if (found := told_by(one))}
             values = {name: one.value for name, one in record.scores.items()}
-            self._open.append(Row(seed_index, record.kept, values, told))
+            self._open.append(Row(self._cluster, record.kept, values, told))
 
     def _close(self) -> None:
         rows, self._open = self._open, []
-        mark = int.from_bytes(hashlib.blake2b(b"%d" % self._seed, digest_size=8).digest(), "big")
+        mark = int.from_bytes(hashlib.blake2b(b"%d" % self._cluster, digest_size=8).digest(), "big")
         if not rows or mark >= self._bound:
             return
-        heapq.heappush(self._heap, (-mark, self._seed, rows))
+        heapq.heappush(self._heap, (-mark, self._cluster, rows))
         self.size += len(rows)
         while self.size > self.most and len(self._heap) > 1:
             highest, _, gone = heapq.heappop(self._heap)

@@ -68,6 +68,15 @@ def test_margins_and_lengths_are_those_of_the_rows(preference: Path) -> None:
     rho = pytest.importorskip("scipy.stats").spearmanr(longer, margins).statistic
     assert rho > 0.3
     assert f"Spearman's rank correlation is {rho:.2f} (" in text and "The margin goes with the length." in text
+    cells = [
+        re.match(r"length difference (\S+) to \S+, margin \S+ to \S+: (\d+) better is longer, (\d+) ", tip)
+        for tip in tips(part)
+    ]
+    known = [(float(cell[1]), int(cell[2]), int(cell[3])) for cell in cells if cell]
+    assert sum(up + down for _, up, down in known) == 300
+    assert all(down == 0 for start, _, down in known if start > 0) and all(
+        up == 0 for start, up, _ in known if start < -10
+    )
     assert "keep if > 0.2" in text, "the margin's own bound"
     assert "Decided by: reward model 200, verifier 100." in text
     scores = section(page, "scores")

@@ -63,6 +63,9 @@ CREATE TABLE items (n INTEGER PRIMARY KEY, unit TEXT, id TEXT, run INTEGER, task
 CREATE TABLE contents (n INTEGER PRIMARY KEY, data BLOB);
 CREATE TABLE lost (n INTEGER PRIMARY KEY, why TEXT);
 CREATE TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE twins (n INTEGER PRIMARY KEY, twin INTEGER, similarity REAL, kind TEXT);
+CREATE TABLE alike (n INTEGER PRIMARY KEY, first INTEGER);
+CREATE TABLE texts (key BLOB PRIMARY KEY, n INTEGER) WITHOUT ROWID;
 """
 # Best first; ids are hashes, so that equals come in an order that nothing but their content decides.
 BEST_FIRST = "place DESC NULLS LAST, id, run, n"
@@ -233,15 +236,15 @@ class Pool:
         for row in self.db.execute(query, (self.unit, held_out)):
             yield Item(*row[:-2]), row[-2], row[-1]
 
-    def rejected(self) -> Iterator[tuple[Item, bytes, str, str]]:
-        """What was lost, by id, with the step and the reason."""
+    def rejected(self) -> Iterator[tuple[Item, bytes, str, str, str | None]]:
+        """What was lost, by id, with the step, the reason, and the id of the row that it was a duplicate of."""
         names = ", ".join(f"items.{name}" for name in _COLUMNS)
         query = (
-            f"SELECT {names}, data, step, why FROM items JOIN contents USING (n) WHERE step IS NOT NULL AND step<>? "
-            "ORDER BY id, run, data"
+            f"SELECT {names}, data, items.step, items.why, other.id FROM items JOIN contents USING (n) LEFT JOIN twins "
+            "USING (n) LEFT JOIN items other ON other.n=twin WHERE items.step<>? ORDER BY items.id, items.run, data"
         )
         for row in self.db.execute(query, (_USED,)):
-            yield Item(*row[:-3]), row[-3], row[-2], row[-1]
+            yield Item(*row[:-4]), *row[-4:]
 
 
 def _batches(things: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-Scores = dict[str, tuple[float, str]]  # value, and the scorer's reason
+Scores = dict[str, Sequence[Any]]  # value, and the scorer's reason
 REASONS = 200  # told apart in the funnel; the rest are summed up
 _OTHERS = "other reasons"
 _USED = "used"  # the step of a record that is in a row now: neither lost nor written
@@ -51,7 +51,8 @@ class Item:
     place: float | None = None
 
     def scored(self) -> Scores:
-        return {name: (value, reason) for name, (value, reason) in orjson.loads(self.scores).items()}
+        found: Scores = orjson.loads(self.scores)
+        return found
 
 
 _COLUMNS = [field.name for field in fields(Item)]
@@ -79,7 +80,7 @@ class Pool:
         self.path.unlink(missing_ok=True)
         self.db = sqlite3.connect(self.path, isolation_level=None)
         # Nothing of it outlives this process, so nothing is written twice.
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-64000"):
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-32000"):
             self.db.execute(f"PRAGMA {pragma}")
         self.db.executescript(_SCHEMA)
         self.db.execute("BEGIN")

@@ -39,7 +39,6 @@ _COMMON = frozenset(
         " def int str should not no each all any true false none two one implement task"
     )
 )
-)
 
 
 class DecontaminationSettings(Frozen):

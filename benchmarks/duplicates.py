@@ -12,7 +12,6 @@ of those whose true Jaccard similarity reaches the bound, how many are found.
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
 import resource
 import tempfile

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 _PROBES = 4096  # made pairs that the reach is measured on
-_CHUNK = 8192  # rows of similarities with all centroids at a time
-_HALVED = 0.5  # of the pairs that may be missed, so that what chance does to the measure does not matter
+_CELLS = 2**22  # similarities of rows with all centroids in memory at a time
+_SPARED = 0.25  # of the pairs that may be missed: what was made is not quite what comes
 
 
 class Clusters:
@@ -26,8 +26,9 @@ class Clusters:
     def assign(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Homes (N), and what to compare with as two columns sorted by cluster: (cluster, row of `vectors`)."""
         homes, clusters, rows = [], [], []
-        for start in range(0, len(vectors), _CHUNK):
-            near = vectors[start : start + _CHUNK] @ self.centroids.T
+        step = max(1, _CELLS // len(self.centroids))
+        for start in range(0, len(vectors), step):
+            near = vectors[start : start + step] @ self.centroids.T
             home = near.argmax(1)
             row, cluster = np.nonzero(self._distances(near, home) <= self.reach)
             homes.append(home)
@@ -50,15 +51,22 @@ class Clusters:
         near = x @ self.centroids.T
         home, other = near.argmax(1), (y @ self.centroids.T).argmax(1)
         needed = self._distances(near, home)[np.arange(len(x)), other]
-        return Clusters(self.centroids, float(np.quantile(needed, 1 - (1 - recall) * _HALVED)))
+        return Clusters(self.centroids, float(np.quantile(needed, 1 - (1 - recall) * _SPARED)))
 
 
 def find_clusters(sample: np.ndarray, count: int, seed: int) -> Clusters:
     """K-means on a sample (M x D, unit norm), with no reach yet."""
     from sklearn.cluster import MiniBatchKMeans
 
+    # Any spread of centroids will do, and k-means++ would take longer than all that follows.
     means = MiniBatchKMeans(
-        min(count, len(sample)), batch_size=4096, n_init=1, max_iter=5, random_state=seed, compute_labels=False
+        min(count, len(sample)),
+        init="random",
+        batch_size=4096,
+        n_init=1,
+        max_iter=5,
+        random_state=seed,
+        compute_labels=False,
     )
     centroids = means.fit(sample).cluster_centers_.astype(np.float32)
     lengths = np.linalg.norm(centroids, axis=1, keepdims=True)

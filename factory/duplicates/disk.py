@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-_RELEASE = 64 * 2**20  # bytes gathered before the pages that were read are given back
+_TAKEN = 4096  # rows read before the pages around them (some 64 KiB each) are given back
 
 
 class Duplicate(NamedTuple):
@@ -35,7 +35,7 @@ class Rows:
         self._length = 0
         self._map: mmap.mmap | None = None
         self._view: Any = None
-        self._gathered = 0
+        self._taken = 0
 
     def __len__(self) -> int:
         return self._length
@@ -54,11 +54,14 @@ class Rows:
     def take(self, places: np.ndarray) -> np.ndarray:
         """The rows at `places` (M) as a copy, M x width (or M)."""
         view = self._opened()
-        rows = view[places]
-        self._gathered += rows.nbytes
-        if self._gathered > _RELEASE:
-            self._release()
-        return np.asarray(rows)
+        rows = np.empty((len(places), *view.shape[1:]), self.dtype)
+        for start in range(0, len(places), _TAKEN):
+            which = places[start : start + _TAKEN]
+            rows[start : start + _TAKEN] = view[which]
+            self._taken += len(which)
+            if self._taken >= _TAKEN:
+                self._release()
+        return rows
 
     def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """(place of the first row, rows) in order, `size` at a time."""
@@ -101,7 +104,7 @@ class Rows:
         return self._view
 
     def _release(self) -> None:
-        self._gathered = 0
+        self._taken = 0
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 

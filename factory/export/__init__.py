@@ -18,7 +18,7 @@ from factory.config import fail_on
 from factory.embedding import Embedder, open_embedder
 from factory.errors import ConfigError, UserError
 from factory.export.answers import AT_ONCE, crowded, largest_group
-from factory.export.duplicates import exact
+from factory.export.duplicates import drop_duplicates, write_duplicates
 from factory.export.hub import lacking, push
 from factory.export.keep import Statistics, decisions, statistics_of, surplus_of_groups
 from factory.export.load import Loaded, load
@@ -60,14 +60,17 @@ def export(settings: ExportSettings) -> str:
     with Workplace(settings.target) as work, Pool(work.folder) as pool:
         loaded = load(pool, settings)
         records = pool.count()
-        tags = _tags(pool, loaded, settings)
+        embedder = _embedder(settings)
+        tags = _tags(pool, loaded, settings, embedder)
         rules = _rules(pool, loaded, settings)
         statistics = statistics_of(pool, len(loaded.runs), rules.keep, loaded.scores)
         _select(pool, loaded, settings, rules, statistics)
+        drop_duplicates(pool, settings, embedder, work.folder)
         if pool.count() == 0:
             raise UserError(_nothing(pool, settings))
         mixture = _divide(pool, loaded, settings, rules)
         written = write_rows(work.fresh, pool, loaded, settings)
+        write_duplicates(pool, work.fresh / "duplicates.jsonl")
         if not sum(written.rows.values()):
             raise UserError(_nothing(pool, settings))
         manifest = _manifest(pool, loaded, settings, rules, statistics, written)
@@ -85,12 +88,18 @@ def export(settings: ExportSettings) -> str:
     return told if settings.push_to_hub is None else f"{told}\n{push(settings.target, settings)}"
 
 
-def _tags(pool: Pool, loaded: Loaded, settings: ExportSettings) -> dict[str, Any] | None:
+def _embedder(settings: ExportSettings) -> Embedder | None:
+    """Loaded before the work begins, where a step needs it."""
+    needed = settings.duplicates.semantic.enabled or (settings.tags.normalise and settings.tags.eps > 0)
+    return open_embedder(settings.embedding) if needed else None
+
+
+def _tags(pool: Pool, loaded: Loaded, settings: ExportSettings, embedder: Embedder | None) -> dict[str, Any] | None:
     if not settings.tags.normalise:
         return None
     if "tags" not in loaded.scores:
         raise ConfigError("tags.normalise=true: no record has tags; the run needs the scorer tags")
-    return normalise(pool, open_embedder(settings.embedding) if settings.tags.eps else None, settings.tags)
+    return normalise(pool, embedder, settings.tags)
 
 
 def _rules(pool: Pool, loaded: Loaded, settings: ExportSettings) -> Rules:
@@ -137,7 +146,7 @@ def _unknown_parts(pool: Pool, loaded: Loaded, settings: ExportSettings) -> list
 
 
 def _select(pool: Pool, loaded: Loaded, settings: ExportSettings, rules: Rules, statistics: Statistics) -> None:
-    """The steps that decide which records and which answers: up to rows without duplicates."""
+    """The steps that decide which records and which answers."""
     if rules.reward.expression is not None and (settings.per_group or settings.format != "sft"):
         pool.fill("reward", evaluated(pool, rules.reward.expression))
     if rules.order is not None:
@@ -155,7 +164,6 @@ def _select(pool: Pool, loaded: Loaded, settings: ExportSettings, rules: Rules, 
             pool.step("crowded", crowded(pool))
         make = pairs if settings.format == "preference" else rankings
         pool.assemble("pairs" if settings.format == "preference" else "rankings", make(pool, settings, rules.reward))
-    pool.step("exact", exact(pool))
 
 
 def _no_answers(pool: Pool) -> Any:

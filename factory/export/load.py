@@ -20,7 +20,14 @@ from factory.journal import Journal
 from factory.outputs import RESERVED, join_kinds, no_run, read_manifest
 from factory.records import content_hash
 
-PROVENANCE = ("run", "model", "copy", "tags")  # columns of an export that a source's column gives way to
+PROVENANCE = (
+    "run",
+    "model",
+    "copy",
+    "tags",
+    "step",
+    "duplicate_of",
+)  # columns of an export that a source's column gives way to
 _COLUMNS_KNOWN = 500  # names told where a column is not found
 _NOT_JUDGED = ("pass", "infra_error")  # an attempt that passed, or that could not be judged, is no failed answer
 Turns = Sequence[Mapping[str, str]]

@@ -56,7 +56,8 @@ def order_by(text: str | None, names: set[str], least: Callable[[str], float | N
 
 def least_of(pool: Pool, name: str) -> float | None:
     """The least value of a score."""
-    return min((item.scored()[name][0] for item, _ in pool.left() if name in item.scored()), default=None)
+    scored = (item.scored() for item, _ in pool.left())
+    return min((scores[name][0] for scores in scored if name in scores), default=None)
 
 
 def evaluated(pool: Pool, expression: Expression) -> Iterator[tuple[int, float | None]]:

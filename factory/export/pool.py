@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-Scores = dict[str, tuple[float, str]]  # value, and the scorer's reason
+Scores = dict[str, Sequence[Any]]  # value, and the scorer's reason
 REASONS = 200  # told apart in the funnel; the rest are summed up
 _OTHERS = "other reasons"
 _USED = "used"  # the step of a record that is in a row now: neither lost nor written
@@ -51,7 +51,8 @@ class Item:
     place: float | None = None
 
     def scored(self) -> Scores:
-        return {name: (value, reason) for name, (value, reason) in orjson.loads(self.scores).items()}
+        found: Scores = orjson.loads(self.scores)
+        return found
 
 
 _COLUMNS = [field.name for field in fields(Item)]
@@ -63,6 +64,9 @@ CREATE TABLE items (n INTEGER PRIMARY KEY, unit TEXT, id TEXT, run INTEGER, task
 CREATE TABLE contents (n INTEGER PRIMARY KEY, data BLOB);
 CREATE TABLE lost (n INTEGER PRIMARY KEY, why TEXT);
 CREATE TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE twins (n INTEGER PRIMARY KEY, twin INTEGER, similarity REAL, kind TEXT);
+CREATE TABLE alike (n INTEGER PRIMARY KEY, first INTEGER);
+CREATE TABLE texts (key BLOB PRIMARY KEY, n INTEGER) WITHOUT ROWID;
 """
 # Best first; ids are hashes, so that equals come in an order that nothing but their content decides.
 BEST_FIRST = "place DESC NULLS LAST, id, run, n"
@@ -76,7 +80,7 @@ class Pool:
         self.path.unlink(missing_ok=True)
         self.db = sqlite3.connect(self.path, isolation_level=None)
         # Nothing of it outlives this process, so nothing is written twice.
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-64000"):
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-32000"):
             self.db.execute(f"PRAGMA {pragma}")
         self.db.executescript(_SCHEMA)
         self.db.execute("BEGIN")
@@ -233,15 +237,15 @@ class Pool:
         for row in self.db.execute(query, (self.unit, held_out)):
             yield Item(*row[:-2]), row[-2], row[-1]
 
-    def rejected(self) -> Iterator[tuple[Item, bytes, str, str]]:
-        """What was lost, by id, with the step and the reason."""
+    def rejected(self) -> Iterator[tuple[Item, bytes, str, str, str | None]]:
+        """What was lost, by id, with the step, the reason, and the id of the row that it was a duplicate of."""
         names = ", ".join(f"items.{name}" for name in _COLUMNS)
         query = (
-            f"SELECT {names}, data, step, why FROM items JOIN contents USING (n) WHERE step IS NOT NULL AND step<>? "
-            "ORDER BY id, run, data"
+            f"SELECT {names}, data, items.step, items.why, other.id FROM items JOIN contents USING (n) LEFT JOIN twins "
+            "USING (n) LEFT JOIN items other ON other.n=twin WHERE items.step<>? ORDER BY items.id, items.run, data"
         )
         for row in self.db.execute(query, (_USED,)):
-            yield Item(*row[:-3]), row[-3], row[-2], row[-1]
+            yield Item(*row[:-4]), *row[-4:]
 
 
 def _batches(things: Iterable[Any], size: int) -> Iterator[list[Any]]:

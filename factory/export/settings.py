@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from factory.duplicates import ExactSettings, MinHashSettings, SemanticSettings
 from factory.embedding import EmbeddingSettings
 from factory.errors import near
 from factory.records import Frozen
@@ -73,6 +74,27 @@ class MapSettings(Frozen):
     layout: Literal["pca", "tsne"]
 
 
+class ExactStep(ExactSettings):
+    enabled: bool
+
+
+class MinHashStep(MinHashSettings):
+    enabled: bool
+
+
+class SemanticStep(SemanticSettings):
+    enabled: bool
+
+
+class DuplicateSettings(Frozen):
+    """Which steps look for rows that are there twice, and in what."""
+
+    of: Literal["conversation", "prompt", "answer"] | None
+    exact: ExactStep
+    minhash: MinHashStep
+    semantic: SemanticStep
+
+
 class TagStep(TagSettings):
     """Whether tags are brought to few names, and how."""
 
@@ -95,6 +117,7 @@ class ExportSettings(Frozen):
     min_gap: float = Field(ge=0)
     pairs: PairSettings
     ranking: RankingSettings
+    duplicates: DuplicateSettings
     tags: TagStep
     embedding: EmbeddingSettings
     held_out: float = Field(ge=0, lt=1)

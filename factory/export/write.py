@@ -123,7 +123,7 @@ def _rows(
 
 
 def _rejected(pool: Pool, loaded: Loaded, settings: ExportSettings) -> Iterator[dict[str, Any]]:
-    for item, data, step, why in pool.rejected():
+    for item, data, step, why, twin in pool.rejected():
         content = orjson.loads(data)
         if item.unit == RECORD and settings.format != "sft":
             row = {**_head(item, loaded), "messages": content["messages"]}
@@ -131,7 +131,7 @@ def _rejected(pool: Pool, loaded: Loaded, settings: ExportSettings) -> Iterator[
                 row["scores"] = scores
         else:
             row = _row(item, content, loaded, settings)
-        yield {**row, "step": step, "reason": why}
+        yield {**row, "step": step, "reason": why, "duplicate_of": twin}
 
 
 def _head(item: Item, loaded: Loaded) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _rejected_schema(schema: pyarrow.Schema, loaded: Loaded, settings: ExportSet
     """The columns of the rows, of the records that came before them, and what became of both."""
     import pyarrow as pa
 
-    more: list[Any] = [("step", pa.string()), ("reason", pa.string())]
+    more: list[Any] = [(name, pa.string()) for name in ("step", "reason", "duplicate_of")]
     if settings.format != "sft":
         more.append(("messages", turns_type()))
         if loaded.scores:

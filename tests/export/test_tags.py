@@ -31,10 +31,13 @@ def test_tags_are_normalised_before_they_are_counted(tmp_path: Path) -> None:
     assert manifest(target)["tags"]["distinct"] == 2
     plain = {row["messages"][0]["content"]: row for row in rows(exported(tmp_path))}
     assert plain["p2"]["tags"] == TAGS[2]
-    merged = rows(
-        exported(tmp_path, "tags.normalise=true", "tags.min_count=1", "tags.eps=0.9", "embedding.dimensions=64")
-    )
-    assert any("one of a kind" not in (row["tags"] or []) for row in merged)
+
+
+def test_near_tags_are_merged_by_their_embeddings(tmp_path: Path) -> None:
+    details = [{"tags": {"tags": [tag]}} for tag in ("sorting list", "sorting list", "list sorting", "cooking")]
+    write_run(tmp_path, [answer(f"p{n}", details=detail, tags=1) for n, detail in enumerate(details)])
+    target = exported(tmp_path, "tags.normalise=true", "tags.min_count=1", "tags.eps=0.6")
+    assert sorted(tag for row in rows(target) for tag in row["tags"]) == ["cooking", *["sorting list"] * 3]
 
 
 def test_tags_that_nobody_gave_are_told(tmp_path: Path) -> None:

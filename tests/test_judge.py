@@ -181,6 +181,7 @@ def test_expected_grades_need_grades_of_one_digit(tmp_path: Path) -> None:
             Reply('{"reason": "I cannot say more than th', finish_reason="length"),
             "cut off at the token limit; raise max_tokens",
         ),
+        (Reply("I'm sorry, but I can", finish_reason="length"), "cut off at the token limit; raise max_tokens"),
         (grade(score=9), "score: 9 is not one of [1, 2, 3, 4, 5]"),
         (Reply('{"score": 5}'), "the answer: 'reason' is a required property"),
         (Reply("no", status=400), "engine: HTTP 400: no"),
@@ -376,6 +377,9 @@ def test_rubbish_in_place_of_probabilities_is_none(rubbish: Any, said: int) -> N
 def test_a_grade_that_is_not_where_it_was_read_has_no_probabilities() -> None:
     tokens = [('{"reason": "a", "score": ', {}), ("4", {"4": 1.0}), ("}", {})]
     assert grade_probabilities(logprobs_of(tokens, chat=True), PLACES, {"score": 3}, FIVE) is None
+    quoted = [('{"score": ', {}), ("4", {"4": 1.0}), (', "reason": "it says \\"score\\": 2"}', {})]
+    found = grade_probabilities(logprobs_of(quoted, chat=True), PLACES, {"score": 4}, FIVE)
+    assert found == ({4: 1.0}, 1.0), "where a server lets the reason come last, what it quotes is no grade"
     joined = [('{"reason": "a", "score": 4}', {})]
     assert grade_probabilities(logprobs_of(joined, chat=True), PLACES, {"score": 4}, FIVE) is None
 

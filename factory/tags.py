@@ -30,8 +30,8 @@ _BLOCK = 2048  # texts embedded at once
 _MIB = 64  # of distances at once
 _MOST_LETTERS = 80  # a longer tag is a sentence, and no tag
 
-# "c++", "c#", ".net", "a/b testing": signs that are part of a name are kept.
-_SIGN = re.compile(r"[^\w+#.]+|(?<!\w)[+#]+|(?<!\w)\.(?!\w)|\.(?=\s|$)|_+")
+# "c++", "c#", ".net", "node.js": signs that are part of a name are kept.
+_NAME = re.compile(r"\.?[^+#.\s]+(?:\.[^+#.\s]+)*[+#]*")
 # Words that end like a plural and are none, beside those in -ics, -ss, -us and -is.
 _SINGULAR = frozenset(
     ("news", "series", "species", "lens", "always", "perhaps", "css", "aws", "ios", "js", "sas", "dos", "gps", "corps", "https", "dns",
@@ -116,8 +116,8 @@ def renamed(tags: Sequence[str], mapping: Mapping[str, str | None]) -> list[str]
 def spelling(tag: str) -> str:
     """Lower case, words parted by single blanks, in the singular; empty where nothing is left or it is no tag."""
     plain = unicodedata.normalize("NFKC", tag).lower().replace("&", " and ")
-    words = _SIGN.sub(" ", plain).split()
-    name = " ".join(singular(word) for word in words)
+    letters = "".join(sign if sign in "+#." or unicodedata.category(sign)[0] in "LMN" else " " for sign in plain)
+    name = " ".join(singular(word) for word in _NAME.findall(letters))
     return name if len(name) <= _MOST_LETTERS else ""
 
 

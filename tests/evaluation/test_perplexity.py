@@ -18,47 +18,13 @@ from factory.likelihood import cut, encode, load_tokenizer, render_conversation
 from tests.evaluation.evaluations import items, run, values, words
 from tests.model_server import ModelServer, Reply
 from tests.runs import write_rows
-
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+from tests.scored_prompts import byte_tokenizer, loss, scoring
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level tokenizer of its own: every byte a token, but for two words and the marks of turns."""
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {sign: place for place, sign in enumerate([*alphabet, "he", "ll"])}
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[("h", "e"), ("l", "l")]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made)
-    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    fast.chat_template = TEMPLATE
-    folder = tmp_path_factory.mktemp("tokenizer")
-    fast.save_pretrained(folder)
-    # What makes it a model's folder.
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"")
-    return folder
-
-
-def loss(token: int) -> float:
-    """What the server says of a token, by the token alone."""
-    return 0.5 + token % 7 / 4
-
-
-def scoring(body: dict[str, Any]) -> Reply:
-    prompt = body["prompt"]
-    logprobs = [None, *({str(token): {"logprob": -loss(token), "rank": 1}} for token in prompt[1:])]
-    choice = {"index": 0, "text": "x", "finish_reason": "length", "logprobs": None, "prompt_logprobs": logprobs}
-    return Reply(
-        body=json.dumps({"choices": [choice], "usage": {"prompt_tokens": len(prompt), "completion_tokens": 1}}).encode()
-    )
+    pytest.importorskip("transformers")
+    return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def setting(folder: Path, tokenizer: Path, rows: list[dict[str, Any]], *options: str) -> list[str]:

@@ -64,10 +64,15 @@ def test_margins_and_lengths_are_those_of_the_rows(preference: Path) -> None:
     differs = [length for length in longer if length]
     low, high = wilson(sum(length > 0 for length in longer), len(differs))
     text = text_of(part)
-    assert f"of {len(differs)} pairs ({100 * low:.0f} to {100 * high:.0f} %)" in text
-    rho = pytest.importorskip("scipy.stats").spearmanr(longer, margins).statistic
-    assert rho > 0.3
-    assert f"Spearman's rank correlation is {rho:.2f} (" in text and "The margin goes with the length." in text
+    assert f"of {len(differs)} pairs that differ in length ({100 * low:.0f} to {100 * high:.0f} %)" in text
+    for source, count in (("reward model", 200), ("verifier", 100)):
+        mine = [row["source"] == source for row in rows]
+        of = [[value for value, here in zip(values, mine, strict=True) if here] for values in (longer, margins)]
+        rho = pytest.importorskip("scipy.stats").spearmanr(*of).statistic
+        assert rho > 0.3
+        assert f"Decided by {source} Spearman {rho:.2f} (" in text and f"), {count} pairs" in text
+        assert f"Where {source} decided, the margin goes with the length." in text
+        assert f"Margin, decided by {source} {count} ·" in text
     cells = [
         re.match(r"length difference (\S+) to \S+, margin \S+ to \S+: (\d+) better is longer, (\d+) ", tip)
         for tip in tips(part)
@@ -78,7 +83,6 @@ def test_margins_and_lengths_are_those_of_the_rows(preference: Path) -> None:
         up == 0 for start, up, _ in known if start < -10
     )
     assert "keep if > 0.2" in text, "the margin's own bound"
-    assert "Decided by: reward model 200, verifier 100." in text
     scores = section(page, "scores")
     found = {
         int(m[1]): (int(m[2]), int(m[3]))
@@ -90,7 +94,7 @@ def test_margins_and_lengths_are_those_of_the_rows(preference: Path) -> None:
 
 def test_pairs_whose_margin_ignores_the_length_have_no_warning(tmp_path: Path) -> None:
     text = text_of(report(write_export(tmp_path / "even", pairs(300))))
-    assert "Does the margin go with the length?" in text and "The margin goes with the length." not in text
+    assert "Does the margin go with the length?" in text and "the margin goes with the length." not in text
 
 
 def test_rankings_compare_the_best_with_the_worst(tmp_path: Path) -> None:
@@ -103,7 +107,7 @@ def test_rankings_compare_the_best_with_the_worst(tmp_path: Path) -> None:
     part = section(report(write_export(tmp_path / "reward", rows, format="reward")), "pairs")
     assert any(tip == "margin 2: 12 pairs" for tip in tips(part))
     assert any(tip == "answers 3: 12 prompts" for tip in tips(part))
-    assert "longer one in 100 % of 12 pairs" in text_of(part)
+    assert "longer one in 100 % of 12 pairs that differ" in text_of(part)
 
 
 def test_statistics_of_the_rule_are_drawn_with_their_values(sft: Path) -> None:
@@ -297,4 +301,4 @@ def test_a_model_for_the_map_that_is_none_is_told_before_the_work(
     settings = ExportSettings.model_validate({key: value for key, value in composed.items() if key != "hydra"})
     with pytest.raises(ConfigError, match=r"embedding\.model=nonsense: is no model$"):
         export(settings)
-    assert not (tmp_path / "outputs/chat/export").exists()
+    assert not (tmp_path / "outputs/chat/export/sft").exists()

@@ -55,8 +55,6 @@ def export(settings: ExportSettings) -> str:
     Raises `ConfigError` with every problem of the settings, and `UserError` where nothing is left to write.
     """
     fail_on([*settings.lacking(), *lacking(settings)])
-    # What is missing for the map is told before the work is done.
-    embedder = open_embedder(settings.embedding) if settings.map.draw else None
     with Workplace(settings.target) as work, Pool(work.folder) as pool:
         loaded = load(pool, settings)
         records = pool.count()
@@ -75,7 +73,7 @@ def export(settings: ExportSettings) -> str:
             raise UserError(_nothing(pool, settings))
         manifest = _manifest(pool, loaded, settings, rules, statistics, written)
         write_manifest(work.fresh, manifest | {"records": records, "tags": tags, "mixture": mixture})
-        if embedder is not None:
+        if settings.map.draw and embedder is not None:
             _map(work, embedder, loaded, settings)
         _describe(work, written)
         work.publish()
@@ -90,7 +88,8 @@ def export(settings: ExportSettings) -> str:
 
 def _embedder(settings: ExportSettings) -> Embedder | None:
     """Loaded before the work begins, where a step needs it."""
-    needed = settings.duplicates.semantic.enabled or (settings.tags.normalise and settings.tags.eps > 0)
+    tags = settings.tags.normalise and settings.tags.eps > 0
+    needed = settings.duplicates.semantic.enabled or tags or settings.map.draw
     return open_embedder(settings.embedding) if needed else None
 
 

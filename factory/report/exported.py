@@ -18,38 +18,31 @@ from factory.errors import UserError
 from factory.report.measures import Histogram
 
 Row = Mapping[str, Any]
+Turn = Mapping[str, str]
 PAIRS = 2_000  # pairs whose margin and lengths are set against each other
 DUPLICATES = 24  # shown side by side, over all kinds
+_SOURCES = 4  # who decided about pairs, told apart
 _SCORES, _TEXT = 60, 1_600  # scores told apart; characters shown of a duplicate's text
 _BATCH, _LISTED = 500, 20_000  # rows read at once; duplicates that are looked at
 
 
 @dataclass
 class Pairs:
-    """Better and worse answers: what lies between them. A sample of (length difference, margin, chosen is longer)."""
+    """What lies between better and worse answers, where one kind of source decided: rewards of different ones differ in scale.
+
+    `sample` holds (mark, length difference, margin).
+    """
 
     margins: Histogram = field(default_factory=Histogram)
-    lengths: Histogram = field(default_factory=Histogram)
-    longer: int = 0  # pairs whose better answer is the longer one
-    shorter: int = 0
-    sources: Counter[str] = field(default_factory=Counter)
-    sample: list[tuple[int, float, float]] = field(default_factory=list)  # (mark, length difference, margin)
+    sample: list[tuple[int, float, float]] = field(default_factory=list)
 
-    def add(self, name: str, margin: float, better: int, worse: int, source: str) -> None:
-        difference = better - worse
+    def add(self, name: str, margin: float, difference: int) -> None:
         self.margins.add(margin, True)
-        self.lengths.add(difference, difference > 0)
-        self.longer, self.shorter = self.longer + (difference > 0), self.shorter + (difference < 0)
-        self.sources[source[:60]] += 1
         if math.isfinite(margin):
             mark = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big")
             heapq.heappush(self.sample, (-mark, float(difference), margin))
             if len(self.sample) > PAIRS:
                 heapq.heappop(self.sample)
-
-    @property
-    def count(self) -> int:
-        return self.margins.count
 
     def points(self) -> list[tuple[float, float, bool]]:
         """(length difference, margin, whether the better answer is longer), in an order that is always the same."""
@@ -62,7 +55,10 @@ class Exported:
 
     format: str
     scores: dict[str, Histogram] = field(default_factory=dict)
-    pairs: Pairs = field(default_factory=Pairs)
+    pairs: dict[str, Pairs] = field(default_factory=dict)  # by who decided
+    lengths: Histogram = field(default_factory=Histogram)  # kept: the better answer is the longer one
+    longer: int = 0
+    shorter: int = 0
     answers: Histogram = field(default_factory=Histogram)  # how many a prompt has, of rankings
     duplicates: list[dict[str, Any]] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -76,8 +72,7 @@ class Exported:
             self._score(row.get("chosen_scores"), True)
             self._score(row.get("rejected_scores"), False)
             margin = (row.get("chosen_reward") or 0.0) - (row.get("rejected_reward") or 0.0)
-            better, worse = (_length(row.get(side) or ()) for side in ("chosen", "rejected"))
-            self.pairs.add(str(row["id"]), margin, better, worse, str(row.get("source") or "unknown"))
+            self._pair(row, margin, row.get("chosen") or (), row.get("rejected") or ())
         elif written:
             self._ranking(row)
 
@@ -86,14 +81,14 @@ class Exported:
         responses, rewards = row.get("responses") or [], row.get("rewards") or row.get("ranks") or []
         self.answers.add(len(responses), True)
         if len(responses) > 1 and len(rewards) == len(responses):
-            margin = abs(rewards[0] - rewards[-1])
-            self.pairs.add(
-                str(row["id"]),
-                margin,
-                _length(responses[0]),
-                _length(responses[-1]),
-                str(row.get("source") or "unknown"),
-            )
+            self._pair(row, abs(rewards[0] - rewards[-1]), responses[0], responses[-1])
+
+    def _pair(self, row: Row, margin: float, better: Sequence[Turn], worse: Sequence[Turn]) -> None:
+        difference, source = _length(better) - _length(worse), str(row.get("source") or "unknown")[:60]
+        self.longer, self.shorter = self.longer + (difference > 0), self.shorter + (difference < 0)
+        self.lengths.add(difference, difference > 0)
+        known = source if source in self.pairs or len(self.pairs) < _SOURCES else "others"
+        self.pairs.setdefault(known, Pairs()).add(str(row["id"]), margin, difference)
 
     def _score(self, scores: Mapping[str, float | None] | None, kept: bool) -> None:
         for name, value in (scores or {}).items():
@@ -108,7 +103,7 @@ class Exported:
                 self.texts[row[key]] = told if len(told) <= _TEXT else told[:_TEXT] + "…"
 
 
-def _length(turns: Sequence[Mapping[str, str]]) -> int:
+def _length(turns: Sequence[Turn]) -> int:
     return len(turns[-1]["content"]) if turns else 0
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _COLOURS, _KEYS, _TEXT = 9, 4, 140  # the tenth colour is for the rest
-_NOT = ("id", "model", "chosen_id", "rejected_id", "rejected_run", "rejected_model", "step", "reason")
+_NOT = ("id", "model", "chosen_id", "rejected_id", "rejected_run", "rejected_model", "step", "reason", "duplicate_of")
 _FIRST = ("topic", "coarse", "category", "kind", "task", "run")
 
 
@@ -176,7 +176,8 @@ def _keys(about: Sequence[Mapping[str, str]]) -> list[str]:
     for one in about:
         for key, value in one.items():
             values.setdefault(key, set()).add(value)
-    found = [key for key, mine in values.items() if 1 < len(mine) <= max(12, len(about) // 4) and key != "fate"]
+    common = {key for key in values if 2 * sum(key in one for one in about) >= len(about)}
+    found = [key for key in common - {"fate"} if 1 < len(values[key]) <= max(12, len(about) // 4)]
     rank = {key: place for place, key in enumerate(_FIRST)}
     best = sorted(found, key=lambda key: (rank.get(key, len(rank)), key))[: _KEYS - 1]
     return best + (["fate"] if len(values.get("fate", ())) > 1 or not best else [])

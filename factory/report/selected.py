@@ -8,14 +8,14 @@ from typing import Any
 from factory.report.agreement import Draws, spearman
 from factory.report.agreement_sections import between, clip, figures, titled
 from factory.report.charts import histogram, number, percent
-from factory.report.exported import Exported, statistics_by_run
+from factory.report.exported import Exported, Pairs, statistics_by_run
 from factory.report.html import Html, h, join
 from factory.report.measures import wilson
 from factory.report.rules import Cut, cuts
 from factory.report.scatter import scatter
 from factory.report.sections import cut_note
 
-_LONG = 0.3  # a correlation of margin and length beyond which it is said
+_LONG, _ENOUGH = 0.3, 20  # a correlation of margin and length beyond which it is said, of so many pairs
 
 
 def pictures(manifest: Mapping[str, Any], found: Exported, drawn_map: Html | None) -> list[tuple[str, str, Html]]:
@@ -33,27 +33,22 @@ def pictures(manifest: Mapping[str, Any], found: Exported, drawn_map: Html | Non
 
 
 def _pairs(manifest: Mapping[str, Any], found: Exported) -> Html | None:
-    pairs = found.pairs
-    if not pairs.count:
+    if not found.lengths.count:
         return None
     gap = manifest.get("min_gap")
     cut = [Cut(">", float(gap))] if isinstance(gap, int | float) and gap > 0 else []
-    ranked = found.format == "reward"
-    says = "best and worst answer of a prompt" if ranked else "chosen and rejected answer"
+    says = "best and worst answer of a prompt" if found.format == "reward" else "chosen and rejected answer"
+    ranked = sorted(found.pairs.items(), key=lambda entry: (-entry[1].margins.count, entry[0]))
     drawn = [
-        _figure(
-            "Margin",
-            f"how far the rewards of {says} are apart",
-            histogram("margin", pairs.margins, cut, ("pairs", "")),
-            cut,
-        ),
-        _figure(
-            "Length difference",
-            "characters that the better answer is longer (green) or shorter (orange)",
-            histogram("length difference", pairs.lengths, [], ("better is longer", "better is not longer")),
-        ),
-    ]
-    if ranked and found.answers.count:
+        _figure(f"Margin, decided by {source}", f"{number(pairs.margins.count)} · rewards of {says}",
+                histogram("margin", pairs.margins, cut, ("pairs", "")), cut)
+        for source, pairs in ranked if pairs.margins.count
+    ]  # fmt: skip
+    lengths = histogram("length difference", found.lengths, [], ("better is longer", "better is not longer"))
+    drawn.append(
+        _figure("Length difference", "characters that the better answer is longer (green) or shorter (orange)", lengths)
+    )
+    if found.answers.count:
         drawn.append(
             _figure(
                 "Answers to a prompt",
@@ -61,44 +56,43 @@ def _pairs(manifest: Mapping[str, Any], found: Exported) -> Html | None:
                 histogram("answers", found.answers, [], ("prompts", "")),
             )
         )
-    return join([_pair_facts(found), h("div", drawn, class_="grid wider"), _length_and_margin(found)])
+    return join([_longer(found), h("div", drawn, class_="grid wider"), _length_and_margin(ranked)])
 
 
 def _figure(title: str, says: str, drawing: Html, cut: Sequence[Cut] = ()) -> Html:
     return h("figure", h("figcaption", h("b", title), h("span", says), cut_note(cut)), drawing)
 
 
-def _pair_facts(found: Exported) -> Html:
-    pairs = found.pairs
-    apart = pairs.longer + pairs.shorter
-    low, high = wilson(pairs.longer, apart)
-    longer = f"The better answer is the longer one in {percent(pairs.longer, apart)} of {number(apart)} pairs"
+def _longer(found: Exported) -> Html:
+    apart = found.longer + found.shorter
+    low, high = wilson(found.longer, apart)
+    longer = f"The better answer is the longer one in {percent(found.longer, apart)} of {number(apart)} pairs that differ in length"
     longer += f" ({100 * low:.0f} to {100 * high:.0f} %)." if apart else "."
-    sources = ", ".join(f"{name} {number(count)}" for name, count in pairs.sources.most_common(8))
-    return h("p", f"{longer} Decided by: {sources}.", class_="note")
+    return h("p", longer, " Margins of different deciders are on different scales, and shown apart.", class_="note")
 
 
-def _length_and_margin(found: Exported) -> Html | None:
-    """Whether the margin goes with the difference in length: a model trained on such pairs learns to write long."""
-    points = found.pairs.points()
-    lengths, margins = [point[0] for point in points], [point[1] for point in points]
-    if len(set(lengths)) < 2 or len(set(margins)) < 2:
+def _length_and_margin(ranked: Sequence[tuple[str, Pairs]]) -> Html | None:
+    """Whether margins go with the difference in length: a model trained on such pairs learns to write long."""
+    drawn, warnings = list[Html](), list[Html]()
+    for source, pairs in ranked:
+        points = pairs.points()
+        lengths, margins = [point[0] for point in points], [point[1] for point in points]
+        if len(set(lengths)) < 2 or len(set(margins)) < 2:
+            continue
+        rho = spearman(lengths, margins, Draws(range(len(points))))
+        told = f"Spearman {figures(rho.value)} ({between(rho)}), {number(len(points))} pairs"
+        drawing = scatter("length difference", "margin", points, legend=("better is longer", "better is not longer"))
+        drawn.append(_figure(f"Decided by {source}", told, drawing))
+        if abs(rho.value) > _LONG and len(points) >= _ENOUGH:
+            said = f"Where {source} decided, the margin goes with the length. Bound the lengths, or use a reward less fond of them."
+            warnings.append(h("p", said, class_="notice"))
+    if not drawn:
         return None
-    rho = spearman(lengths, margins, Draws(range(len(points))))
     says = (
-        f"Spearman's rank correlation is {figures(rho.value)} ({between(rho)}) over {number(len(points))} pairs. Near 0 is good: "
-        "where the margin grows with the length, a model learns to write long."
+        "Across: characters that the better answer is longer; up: the margin. A correlation near 0 is good: where the margin grows "
+        "with the length, a model learns to write long."
     )
-    warning = h(
-        "p",
-        "The margin goes with the length. Bound the lengths, or use a reward that is less fond of them.",
-        class_="notice",
-    )
-    drawing = scatter("length difference", "margin", points, legend=("better is longer", "better is not longer"))
-    axes = h("p", "across: characters that the better answer is longer · up: margin", class_="note")
-    return titled(
-        "Does the margin go with the length?", says, [warning if abs(rho.value) > _LONG else None, drawing, axes]
-    )
+    return titled("Does the margin go with the length?", says, [warnings, h("div", drawn, class_="grid wider")])
 
 
 # ---- scores

@@ -15,8 +15,10 @@ from factory.records import Record, Score, content_hash
 from factory.report import write_report
 from factory.report.charts import cut_places
 from factory.report.compared import compare
+from factory.report.measures import Histogram
 from factory.report.ranking import BOTH, FIRST, LENGTH, SECOND
 from factory.report.rules import Cut, alone, cuts
+from factory.report.scatter import axis
 from factory.report.scoring import Scoring, error_kind
 from tests.scored_run import KEEP, scored, write_scored
 from tests.test_report import browse, measured
@@ -231,6 +233,22 @@ def test_lines_stand_where_the_rule_parts_the_bars() -> None:
     assert cut_places(grades, Cut("=", 5.0)) == [3.0], "the last bar: one line before it"
     assert cut_places(grades, Cut("=", 4.0)) == cut_places(grades, Cut("≥", float("nan"))) == []
     assert cut_places([(0.0, 1.0, 1, 1), (1.0, 2.0, 1, 1)], Cut("≥", 0.5)) == [0.5]
+
+
+def test_measurements_of_a_few_records_keep_their_distances() -> None:
+    """Ten lengths are no grades: drawn side by side at even steps they would hide how far apart they are."""
+    lengths, grades = axis([-105.0, -75, -10, 100, 110, 230]), axis([1.0, 2, 3, 5] * 6)
+    assert not lengths.values and lengths.place(230.0) - lengths.place(110.0) > 3 * (
+        lengths.place(110.0) - lengths.place(100.0)
+    )
+    assert grades.values == [1.0, 2.0, 3.0, 5.0] and [grades.place(grade) for grade in grades.values] == [0, 1, 2, 3]
+    measured, graded = Histogram(), Histogram()
+    for value in (0.786, 1.72, 2.31):
+        measured.add(value, True)
+    for value in [0.25, 0.5, 1.0] * 6:
+        graded.add(value, True)
+    assert not measured.discrete and graded.discrete
+    assert sum(kept for *_, kept, _ in measured.bars()) == 3
 
 
 # ---- little data, odd data

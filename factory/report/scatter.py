@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from factory.report.charts import number, plot, thinned
 from factory.report.html import Html, h
-from factory.report.measures import nice
+from factory.report.measures import few_kinds, nice
 from factory.report.rules import Cut
 
 _CELLS, _LARGEST, _FEW = 16, 8.0, 11  # places along an axis; the radius in pixels; values with a place each
@@ -58,7 +58,7 @@ class Axis:
 
 def axis(values: Sequence[float]) -> Axis:
     different = sorted(set(values))
-    if len(different) <= _FEW:
+    if len(different) <= _FEW and few_kinds(different, len(values)):
         return Axis(different, 0.0, 1.0, len(different))
     step = nice((different[-1] - different[0]) / _CELLS)
     start = math.floor(different[0] / step + 1e-9) * step

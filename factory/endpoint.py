@@ -39,6 +39,29 @@ def checked_endpoint(data: dict[str, Any], where: str, problems: list[str]) -> N
         data["model"] = {**model, "path": "unset", "name": "unset"}
 
 
+def checked_endpoints(data: dict[str, Any], problems: list[str]) -> None:
+    """Check every entry of `data["endpoints"]` as `checked_endpoint` does; one that lacks a part is told and left out."""
+    found = data.get("endpoints")
+    if not isinstance(found, Mapping):
+        return
+    checked: dict[str, Any] = {}
+    for name, entry in found.items():
+        where = f"endpoints.{name}"
+        if not re.fullmatch(r"[A-Za-z_]\w*", str(name)):
+            problems.append(f"{where}: is no name: use letters, digits and _")
+        elif isinstance(entry, Mapping):
+            parts = {"model": "owner/name", "engine": "openai"}
+            missing = [part for part in parts if not isinstance(entry.get(part), Mapping)]
+            problems += [f"{where}.{part}: must be given, as {part}@{where}.{part}={parts[part]}" for part in missing]
+            if not missing:
+                checked[name] = dict(entry)
+                checked_endpoint(checked[name], f"{where}.", problems)
+        else:
+            problems.append(f"{where}={entry}: should hold a model and an engine, as model@{where}.model=owner/name "
+                            f"engine@{where}.engine=openai")  # fmt: skip
+    data["endpoints"] = checked
+
+
 def api_key(model: ModelSettings, engine: OpenAIEngine | VllmEngine, where: str, problems: list[str]) -> str:
     """The key, which goes nowhere but into the client; tells where there is none, or no engine."""
     if isinstance(engine, VllmEngine):

@@ -80,6 +80,13 @@ def is_folder_name(value: str | None) -> str | None:
     return value
 
 
+class Endpoint(Frozen):
+    """A model with an engine of its own, beside the one that a run is about."""
+
+    model: ModelSettings
+    engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
+
+
 class GenerateSettings(Frozen):
     """`python -m factory generate`."""
 
@@ -95,31 +102,11 @@ class GenerateSettings(Frozen):
     keep: str | None
     model: ModelSettings
     engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
+    endpoints: Mapping[str, Endpoint]
     sandbox: SandboxConfig
     budget: BudgetSettings
 
     _run_is_name = field_validator("run")(is_folder_name)
-
-
-class ExportSettings(Frozen):
-    """`python -m factory export`."""
-
-    run: str
-    out: str
-    format: Literal["sft", "preference"]
-    to: str
-    keep: str | None
-    max_pairs: int = Field(ge=1)
-    min_gap: float = Field(ge=0)
-    reward: str | None
-    per_group: Annotated[int, Field(ge=1)] | None
-
-
-class Endpoint(Frozen):
-    """A model with an engine of its own, beside the one that a run is about."""
-
-    model: ModelSettings
-    engine: Annotated[OpenAIEngine | VllmEngine, Field(discriminator="kind")]
 
 
 class EvaluateSettings(Frozen):

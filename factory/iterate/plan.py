@@ -102,6 +102,6 @@ def _train(composed: dict[str, Any], problems: list[str]) -> None:
 
 
 def _export(composed: dict[str, Any], problems: list[str]) -> None:
-    from factory.settings import ExportSettings
+    from factory.export import ExportSettings
 
     config.validated(ExportSettings, {key: value for key, value in composed.items() if key != "hydra"}, "", problems)

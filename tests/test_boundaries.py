@@ -24,11 +24,12 @@ LAYERS = [
         "journal",
         "journal_file",
         "run_folder",
+        "resources",
         "sources",
         "sources_code",
         "tokens",
     },
-    {"generators", "scorers", "selection", "reasoning", "reasoning_worker"},
+    {"generators", "scorers", "reward", "selection", "reasoning", "reasoning_worker"},
     {"scoring", "pipeline", "outputs"},
     {
         "settings",
@@ -47,6 +48,7 @@ LAYERS = [
         "endpoint",
         "endpoint_rooms",
         "evaluation",
+        "iterate",
     },
     {"cli", "doctor"},
 ]

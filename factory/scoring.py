@@ -26,7 +26,7 @@ class Scorer(Protocol):
     `names` are those of its scores, `templates` of the prompts it renders, `uses_sandbox` whether it runs code. The record
     carries the scores that it has so far. It may have `check(where) -> problems` of its settings, `identity` (JSON) of a
     model of its own, which is part of what decides a record's fate, and `ready(resources)`, a context manager whose value
-    `context.opened(self)` gives.
+    `context.opened(self)` gives. So may a group scorer.
     """
 
     names: Sequence[str]

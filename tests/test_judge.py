@@ -168,6 +168,9 @@ def test_expected_grades_need_grades_of_one_digit(tmp_path: Path) -> None:
 
 # ---- what is no grade
 
+# A refusal where JSON was asked for, as hosted servers send it.
+APART = b'{"choices": [{"message": {"content": null, "refusal": "I\'m sorry, I can\'t assist with that."}}]}'
+
 
 @pytest.mark.parametrize(
     ("reply", "why"),
@@ -176,6 +179,7 @@ def test_expected_grades_need_grades_of_one_digit(tmp_path: Path) -> None:
         (Reply(""), "there is no JSON in the answer"),
         (Reply("I'm sorry, but I cannot grade this."), "refused to judge"),
         (Reply("As an AI, I have no opinions."), "refused to judge"),
+        (Reply(body=APART), "refused to judge"),
         (grade(score=5, finish="length"), "cut off at the token limit; raise max_tokens"),
         (
             Reply('{"reason": "I cannot say more than th', finish_reason="length"),
@@ -380,7 +384,7 @@ def test_a_grade_that_is_not_where_it_was_read_has_no_probabilities() -> None:
     quoted = [('{"score": ', {}), ("4", {"4": 1.0}), (', "reason": "it says \\"score\\": 2"}', {})]
     found = grade_probabilities(logprobs_of(quoted, chat=True), PLACES, {"score": 4}, FIVE)
     assert found == ({4: 1.0}, 1.0), "where a server lets the reason come last, what it quotes is no grade"
-    joined = [('{"reason": "a", "score": 4}', {})]
+    joined = [('{"reason": "a", "score": 4}', {"5": 0.5})]
     assert grade_probabilities(logprobs_of(joined, chat=True), PLACES, {"score": 4}, FIVE) is None
 
 

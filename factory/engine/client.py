@@ -394,6 +394,8 @@ def _parse(text: str, seconds: float) -> Response:
         choice = data["choices"][0]
         message = choice.get("message")
         content = message["content"] if message is not None else choice["text"]
+        if content is None and message is not None:
+            content = message.get("refusal")  # where JSON was asked for, a refusal stands apart
         if not isinstance(content, str | None):
             raise TypeError("the answer is no text")
         usage = data.get("usage") or {}

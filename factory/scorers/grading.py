@@ -165,8 +165,8 @@ def _sure(
 
 @functools.lru_cache
 def _json_places(names: tuple[str, ...]) -> dict[str, re.Pattern[str]]:
-    """Where a grade stands in JSON; the same words quoted in the reason have a backslash before their quotes."""
-    return {name: re.compile(rf'(?<!\\)"{name}"\s*:\s*(-?\d+)') for name in names}
+    """Where a grade stands in JSON; the same words quoted in the reason have a backslash before the second quote."""
+    return {name: re.compile(rf'"{name}"\s*:\s*(-?\d+)') for name in names}
 
 
 @functools.lru_cache

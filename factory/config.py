@@ -34,6 +34,7 @@ _SAYINGS = {
     "less_than": "should be less than {lt:g}",
     "less_than_equal": "should be {le:g} or less",
     "literal_error": "should be {expected}",
+    "union_tag_invalid": "its kind, {tag}, should be one of {expected_tags}",
 }
 
 

@@ -55,7 +55,7 @@ class InProcessModel:
                 attn_implementation="eager" if capped else "sdpa",
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # each kind of damage has its own
             raise model.problem(f"cannot be loaded: {str(error).splitlines()[0]}") from error
         if missing := report["missing_keys"]:
             raise model.problem(f"its weights lack {', '.join(sorted(missing)[:3])}, which would be random")

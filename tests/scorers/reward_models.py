@@ -39,7 +39,10 @@ def make_reward_model(
 def _loaded(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32").eval()
+    # The plainest form of attention, which leaves nothing out.
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype="float32", attn_implementation="eager"
+    ).eval()
     return model, AutoTokenizer.from_pretrained(folder)
 
 

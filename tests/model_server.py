@@ -56,7 +56,7 @@ def lognormal(key: bytes, median: float, sigma: float) -> float:
 
 def last_text(body: dict[str, Any]) -> str:
     """The last message's text, or the raw prompt."""
-    return str(body["messages"][-1]["content"] if "messages" in body else body["prompt"])
+    return str(body["messages"][-1]["content"] if "messages" in body else body.get("prompt", body.get("input")))
 
 
 class _Connection(asyncio.Protocol):
@@ -86,7 +86,7 @@ class _Connection(asyncio.Protocol):
 
     def handle(self, path: str, head: bytes, payload: bytes) -> None:
         server = self.server
-        if not path.endswith("completions"):
+        if not path.endswith(("completions", "classify")):
             return self.send(200, server.side_door(path), {})
         body = orjson.loads(payload)
         server.heads.append(head)

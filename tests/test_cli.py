@@ -178,7 +178,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         [*JOB, "task.generator=failing_plugin.Mine"],
         ["failing_plugin fails at import: RuntimeError: boom"],
     ),
-    "unknown scorer": ([*JOB, "scorers.rulez.enabled=true"], ["scorers.rulez.scorer", "execution, ", "judge, pairwise, rules"]),
+    "unknown scorer": ([*JOB, "scorers.rulez.enabled=true"], ["scorers.rulez.scorer", "execution, ", "reward, rules"]),
     "scorer's class": ([*JOB, "scorers.mine.scorer=factory.scorers.rules.Rulez"], ["has no Rulez; did you mean Rules?"]),
     "scorer that is none": ([*JOB, "scorers.mine.scorer=json.dumps"], ["scorers.mine.scorer=json.dumps: has no Settings"]),
     "scorer without a place": ([*JOB, "scorer=judge"], ["scorer=judge", "+scorer@scorers.judge=judge"]),

@@ -41,6 +41,8 @@ SOURCES = {"respond": ["source.path=rows.jsonl"], "rejection_sampling": ["source
            "long_context": ["source.items=[{text: hi}]", "task.tokenizer=tokenizer.json"],
            "score": ["source.items=[{prompt: hi, response: ho}]"],
            "oss_instruct": [f"source.path={ROOT}/factory"]}  # fmt: skip
+# What a scorer needs to be told.
+SCORERS = {"reward": ["scorers.extra.models.a.path=owner/name"]}
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +62,13 @@ def words_for(file: str) -> list[str]:
     """A command that uses this file of `conf/`."""
     group, name = Path(file).parent.name, Path(file).stem
     if group == "scorer":
-        return ["task=respond", "source.path=rows.jsonl", *LOCAL, f"+scorer@scorers.extra={name}"]
+        return [
+            "task=respond",
+            "source.path=rows.jsonl",
+            *LOCAL,
+            f"+scorer@scorers.extra={name}",
+            *SCORERS.get(name, []),
+        ]
     task = [] if group == "task" else ["task=respond", "source.path=rows.jsonl"]
     if group == "task":
         return [*SOURCES.get(name, []), *LOCAL, f"task={name}"]

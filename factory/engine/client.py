@@ -146,7 +146,6 @@ class EngineClient:
 
         Raises `RequestError` where this request failed, `Stopped` or `UserError` where no request can succeed.
         """
-        path = "/chat/completions" if request.messages else "/completions"
         attempt = 0
         while True:
             endpoint = await self._acquire(priority)
@@ -156,7 +155,7 @@ class EngineClient:
             )  # now: how JSON is asked for may have changed meanwhile
             try:
                 self.budget.admit()
-                response = await self._send(endpoint, path, body)
+                response = await self._send(endpoint, self._path(endpoint, request), body)
             except _Passing as error:
                 attempt += self._note_failure(endpoint, error, sent_at)
                 pause = self._pause(attempt, error)
@@ -184,6 +183,9 @@ class EngineClient:
                 endpoint.limit.in_flight -= 1
                 self._wake()
             await asyncio.sleep(pause)
+
+    def _path(self, endpoint: Endpoint, request: Request) -> str:
+        return "/chat/completions" if request.messages else "/completions"
 
     def _body(self, request: Request) -> dict[str, Any]:
         body = {"model": self.model, **request.sampling}
@@ -265,7 +267,31 @@ class EngineClient:
             cause = _transport_error(error)
             lost = isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
             raise _Passing(f"connection failed: {cause}", lost=lost) from error
-        return _parse(text, time.monotonic() - started)
+        try:
+            return self._parse(text, time.monotonic() - started)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise _Passing(f"malformed answer: {text[:120]!r}") from error
+
+    @staticmethod
+    def _parse(text: str, seconds: float) -> Response:
+        """Raises what reading something else than an answer raises."""
+        data = orjson.loads(text)
+        choice = data["choices"][0]
+        message = choice.get("message")
+        content = message["content"] if message is not None else choice["text"]
+        if content is None and message is not None:
+            content = message.get("refusal")  # where JSON was asked for, a refusal stands apart
+        if not isinstance(content, str | None):
+            raise TypeError("the answer is no text")
+        usage = data.get("usage") or {}
+        return Response(
+            text=content or "",
+            finish_reason=str(choice.get("finish_reason") or "stop"),
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
+            seconds=seconds,
+            logprobs=choice.get("prompt_logprobs") or choice.get("logprobs"),
+        )
 
     def _refusal(self, error: openai.APIStatusError, endpoint: Endpoint) -> Exception:
         status, message = error.status_code, _message(error)
@@ -386,26 +412,3 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _parse(text: str, seconds: float) -> Response:
-    try:
-        data = orjson.loads(text)
-        choice = data["choices"][0]
-        message = choice.get("message")
-        content = message["content"] if message is not None else choice["text"]
-        if content is None and message is not None:
-            content = message.get("refusal")  # where JSON was asked for, a refusal stands apart
-        if not isinstance(content, str | None):
-            raise TypeError("the answer is no text")
-        usage = data.get("usage") or {}
-        return Response(
-            text=content or "",
-            finish_reason=str(choice.get("finish_reason") or "stop"),
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-            seconds=seconds,
-            logprobs=choice.get("prompt_logprobs") or choice.get("logprobs"),
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _Passing(f"malformed answer: {text[:120]!r}") from error

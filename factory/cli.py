@@ -30,16 +30,18 @@ COMMANDS = {
     "generate": ("KEY=VALUE ...", "make records, score them, keep the good ones"),
     "export": ("KEY=VALUE ...", "write a run's records for a trainer"),
     "train": ("KEY=VALUE ...", "train a model on them: stage=sft, reward, dpo, rpo or merge"),
+    "iterate": ("KEY=VALUE ...", "rounds of both: each model makes the next one's data"),
     "evaluate": ("KEY=VALUE ...", "measure what a model can do, or compare two"),
     "report": ("run=NAME", "draw a run's report again"),
     "explain": ("RECORD_ID", "tell one record's whole story"),
     "doctor": ("", "say what this machine can do, and how to mend what it cannot"),
 }
-_CONFIGURED = ("generate", "export", "train", "evaluate")
+_CONFIGURED = ("generate", "export", "train", "iterate", "evaluate")
 _HEAVY = {
     "generate": ("factory.plan", "factory.generate", "uvloop"),
     "export": ("factory.export", "pyarrow.json"),
     "train": ("factory.train", "training.settings"),
+    "iterate": ("factory.iterate.run", "uvloop"),
     "evaluate": ("factory.evaluation.plan", "factory.evaluation.run", "uvloop"),
 }
 _HELP = ("--help", "-h")
@@ -121,7 +123,7 @@ def _overview() -> str:
     return (
         f"A factory for post-training data.\n\npython -m factory COMMAND ...\n{commands}\n\n"
         f"  tasks     {names('task')}\n  models    {names('model')}\n  engines   {names('engine')}\n"
-        f"  scorers   {names('scorer')}\n  stages    {names('stage')}\n  suites    {names('suite')}\n\n"
+        f"  scorers   {names('scorer')}\n  stages    {names('stage')}\n  suites    {names('suite')}\n  recipes   {names('recipe')}\n\n"
         "python -m factory COMMAND --help tells its keys. The first thing to try: python -m factory generate task=code"
     )
 
@@ -222,6 +224,7 @@ def _name_run(command: str, config: DictConfig) -> None:
         first = {
             "generate": lambda: [config.task.name],
             "train": lambda: [config.stage.name],
+            "iterate": lambda: [config.recipe.name],
             "evaluate": lambda: [config.suite.name, config.model.name],
         }[command]()
         config.run = re.sub(r"[^\w.=,+@-]+", "_", "-".join([*first, *own]))
@@ -231,7 +234,7 @@ def _run(command: str, composed: dict[str, Any], problems: list[str], words: Seq
     gc.enable()
     if command == "train":
         return _train(composed, problems, words)
-    run = {"generate": _generate, "export": _export, "evaluate": _evaluate}
+    run = {"generate": _generate, "export": _export, "evaluate": _evaluate, "iterate": _iterate}
     return run[command](composed, problems)
 
 
@@ -298,6 +301,21 @@ def _evaluate(composed: dict[str, Any], problems: list[str]) -> int:
     if outcome.stopped is not None:
         raise outcome.stopped
     return outcome.status
+
+
+def _iterate(composed: dict[str, Any], problems: list[str]) -> int:
+    from factory.config import fail_on
+    from factory.iterate.plan import checked_settings
+
+    settings = checked_settings(composed, problems)
+    fail_on(problems)
+    assert settings is not None
+    import uvloop
+
+    from factory.iterate.run import iterate
+    from factory.progress import Display
+
+    return uvloop.run(_guarded(iterate(settings, composed, Display())))
 
 
 def _export(composed: dict[str, Any], problems: list[str]) -> int:

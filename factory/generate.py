@@ -23,6 +23,7 @@ from factory.outputs import carried_columns, final_fates, versions, write_config
 from factory.pipeline import Pipeline
 from factory.plan import Plan
 from factory.progress import Display
+from factory.resources import Opener, Resources
 from factory.run_folder import RunLock, unwritable
 from factory.sources import Item, grown
 
@@ -65,6 +66,7 @@ class _Run:
         self.sandbox: Sandbox | None = None
         self.asker: Asker
         self.endpoints: Mapping[str, Asked] = {}
+        self.opener: Opener
 
     def _config_id(self) -> int:
         """This configuration's number; says so where the run began with another one."""
@@ -95,6 +97,8 @@ class _Run:
                 self.sandbox = await stack.enter_async_context(open_sandbox(self.plan.settings.sandbox))
             self.endpoints = await stack.enter_async_context(self.others.open(self.journal, self.budgets))
             self.asker = await stack.enter_async_context(self.room.open(self.journal, self.budget))
+            resources = Resources(self.folder / "logs", self.display.status, self.display.say)
+            self.opener = await stack.enter_async_context(Opener(resources))
             yield
 
     def _context(self, item: Item) -> Context:
@@ -113,6 +117,7 @@ class _Run:
             tokens=plan.settings.model.context,
             endpoints=self.endpoints,
             sandbox=self._open_sandbox,
+            opener=self.opener,
         )
 
     def _open_sandbox(self) -> Sandbox:

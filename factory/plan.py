@@ -83,7 +83,12 @@ class Plan:
             self.template_digest,
             identity,
             *([others] if others else []),
+            *([identities] if (identities := self.scorer_identities()) else []),
         )
+
+    def scorer_identities(self) -> dict[str, Any]:
+        """What the models of those scorers are that have their own, by the scorers' keys: a path alone does not say it."""
+        return {key: scorer.identity for key, scorer in self.scorers.items() if hasattr(scorer, "identity")}
 
 
 def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
@@ -196,6 +201,7 @@ def _scorers(
         if lacks(scorer, ("names", "templates", "uses_sandbox"), f"{where}.scorer={name}", problems):
             continue
         scorers[key] = scorer
+        problems += scorer.check(where) if hasattr(scorer, "check") else []
         problems += [problem for template in scorer.templates for problem in templates.check(template)]
         if isinstance(keep, str):
             rules[f"{where}.keep"] = keep
@@ -238,12 +244,13 @@ def _rule(
 
 
 def _bounds(settings: GenerateSettings, source: Source, problems: list[str]) -> tuple[int | None, int | None]:
-    if source.endless and settings.n is None:
-        problems.append("n: this source never ends, so say how many records are wanted, as n=100")
+    if source.endless and settings.n is None and settings.attempts is None:
+        problems.append(
+            "n: this source never ends, so say how many records are wanted, as n=100, or how many seeds are tried, as "
+            "attempts=100"
+        )
         return None, None
     attempts = settings.attempts
     if attempts is None and source.endless and settings.n is not None:
         attempts = ATTEMPTS_FOR_EACH * settings.n
-    if settings.n is not None and attempts is not None and attempts < settings.n:
-        problems.append(f"attempts={attempts} is below n={settings.n}: each record wanted takes one at least")
     return settings.n, attempts

@@ -24,7 +24,9 @@ class Scorer(Protocol):
     """Gives a record one or more named scores; raises where it cannot, which is never a zero.
 
     `names` are those of its scores, `templates` of the prompts it renders, `uses_sandbox` whether it runs code. The record
-    carries the scores that it has so far.
+    carries the scores that it has so far. It may have `check(where) -> problems` of its settings, `identity` (JSON) of a
+    model of its own, which is part of what decides a record's fate, and `ready(resources)`, a context manager whose value
+    `context.opened(self)` gives. So may a group scorer.
     """
 
     names: Sequence[str]

@@ -44,6 +44,7 @@ class OpenAIEngine(Policy):
     base_url: str | tuple[str, ...]
     api_key_env: str | None = "OPENAI_API_KEY"
     identity: str | None = None  # names the endpoint in the journal's keys, so that a server may move
+    served_name: str | None = None  # what requests call the model, where that is not `model.path`
 
     @field_validator("base_url")
     @classmethod
@@ -73,7 +74,7 @@ class VllmEngine(VllmSettings, Policy):
     structured: Literal["auto", "server", "parse"] = "server"
 
 
-def _is_folder_name(value: str | None) -> str | None:
+def is_folder_name(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"[\w=,+@-][\w.=,+@-]*", value):
         raise ValueError("is no name for a folder: use letters, digits and _ - = , + (out=DIR names any folder)")
     return value
@@ -105,7 +106,7 @@ class GenerateSettings(Frozen):
     sandbox: SandboxConfig
     budget: BudgetSettings
 
-    _run_is_name = field_validator("run")(_is_folder_name)
+    _run_is_name = field_validator("run")(is_folder_name)
 
 
 class ExportSettings(Frozen):
@@ -139,7 +140,7 @@ class EvaluateSettings(Frozen):
     sandbox: SandboxConfig
     budget: BudgetSettings
 
-    _run_is_name = field_validator("run")(_is_folder_name)
+    _run_is_name = field_validator("run")(is_folder_name)
 
     @field_validator("compare")
     @classmethod

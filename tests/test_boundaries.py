@@ -25,6 +25,7 @@ LAYERS = [
         "journal",
         "journal_file",
         "run_folder",
+        "resources",
         "sources",
         "sources_code",
         "tokens",
@@ -32,6 +33,7 @@ LAYERS = [
     {
         "generators",
         "scorers",
+        "reward",
         "selection",
         "reasoning",
         "reasoning_worker",
@@ -60,6 +62,7 @@ LAYERS = [
         "endpoint_rooms",
         "evaluation",
         "decontamination",
+        "iterate",
     },
     {"cli", "doctor"},
 ]

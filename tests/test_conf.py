@@ -20,6 +20,7 @@ from factory.compose import compose_config, groups
 from factory.config import imported, options, validated
 from factory.evaluation import lm_eval
 from factory.evaluation.plan import make_evaluation
+from factory.iterate.plan import checked_settings
 from factory.plan import make_plan
 from factory.settings import EvaluateSettings, ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
 from factory.train import train_settings
@@ -71,7 +72,7 @@ def words_for(file: str) -> list[str]:
 
 
 # Of other commands than `generate`.
-ELSEWHERE = ("hydra", "export", "evaluate", "suite", "train", "stage")
+ELSEWHERE = ("hydra", "export", "evaluate", "suite", "train", "stage", "iterate", "recipe")
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(ELSEWHERE)])
@@ -100,6 +101,7 @@ def test_every_group_has_its_test_above() -> None:
         "engine",
         "hydra",
         "model",
+        "recipe",
         "sandbox",
         "scorer",
         "stage",
@@ -108,6 +110,15 @@ def test_every_group_has_its_test_above() -> None:
     }
     assert {"engine", "model", "sandbox", "scorer", "task"} <= set(groups())
     assert {"code", "respond"} <= set(options("task"))
+
+
+@pytest.mark.parametrize("recipe", options("recipe"))
+def test_every_recipe_composes_and_so_does_every_command_of_its_stages(recipe: str) -> None:
+    found, problems = compose_config("iterate", [f"recipe={recipe}"])
+    settings = checked_settings(found, problems)
+    assert problems == []
+    assert settings is not None
+    assert settings.recipe.name == recipe
 
 
 def test_export_composes_and_validates() -> None:

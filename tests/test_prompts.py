@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 TEMPLATES = sorted(str(path.relative_to(ROOT / "prompts")) for path in (ROOT / "prompts").rglob("*.j2"))
 EXAMPLE = {"problem": "Write a function that doubles.", "solution": "def double(x):\n    return 2 * x", "cases": "x",
            "tests": ["assert double(2) == 4"], "signature": "double(x)", "text": "An example."}  # fmt: skip
+CRITERIA = [{"name": "kindness", "label": "Kindness", "text": "Is it kind?", "low": 1, "high": 5}]
 # What each template is given, by whoever renders it (factory/generators, factory/scorers, factory/evaluation).
 GIVEN: dict[str, dict[str, Any]] = {
     "code/chat/problem_snippet.j2": {"snippet": "x = 1", "language": "python", "level": "beginner"},
@@ -56,8 +57,13 @@ GIVEN: dict[str, dict[str, Any]] = {
     "instructions_with_constraints/revision.j2": {"constraints": ["No comma.", "No digit."]},
     "evaluate/humaneval.j2": {"problem": "def double(x):", "name": "double"},
     "evaluate/reasoning.j2": {"question": "What is 2 + 2?"},
-    "evaluate/preference.j2": {"question": "Hi", "first": "Hello.", "second": "What?", "criteria": "- Is it kind?"},
-    "judge/rubric.j2": {"conversation": [{"role": "user", "content": "Hi"}], "rubric": "- Is it kind?", "low": 1, "high": 5},
+    "judge/chat/pairwise.j2": {"question": "Hi", "first": "Hello.", "second": "What?", "criteria": "- Is it kind?"},
+    "judge/chat/rubric.j2": {"conversation": [{"role": "user", "content": "Hi"}], "criteria": CRITERIA, "material": "A text."},
+    "judge/few_shot/rubric.j2": {"criteria": CRITERIA, "examples": [{"request": "Hi", "answer": "Hello.", "reason": "So.",
+                                 "grades": {"kindness": 3}}], "request": "Hi", "answer": "What?", "material": "A text."},
+    "judge/few_shot/pairwise.j2": {"criteria": "- Is it kind?", "examples": [{"question": "Hi", "first": "Hello.",
+                                   "second": "What?", "reason": "So.", "better": "first"}],
+                                   "question": "Hi", "first": "Hello.", "second": "What?"},
 }  # fmt: skip
 IN_ONE_BRANCH = {("backtranslation/ask.j2", "code"), ("backtranslation/ask.j2", "style")}
 UNUSED = {"code/chat/problem_snippet.j2": {"level"}}

@@ -79,6 +79,11 @@ def test_what_holds_no_answer_is_lost_with_its_reason(tmp_path: Path) -> None:
     ]
 
 
+def test_errors_of_an_earlier_scoring_are_not_this_ones(tmp_path: Path) -> None:
+    (row,) = scored(tmp_path, [{"prompt": "a", "response": "b", "score_errors": {"judge": "refused to judge"}}])
+    assert "score_errors" not in json.loads(row["meta"])
+
+
 def test_ids_do_not_depend_on_the_model(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "responses": ["b", "b"]}, {"prompt": "a", "response": "b"}]
     ids = []

@@ -126,18 +126,19 @@ def test_a_score_that_could_not_be_had_does_not_end_the_record(folder: Path) -> 
 
 
 def test_a_record_that_cannot_be_decided_is_lost_with_what_the_scorer_said(folder: Path) -> None:
-    texts = ("first says", "first says second zero", "first says second raises", "good")
+    texts = ("first says", "first says second zero", "first says second raises", "extra says second says", "good")
     write_rows(folder, [{"instruction": text} for text in texts])
     with ModelServer(echo) as server:
-        run(folder, server, *single("first"), *single("second"), "keep='first == 1 and second == 1'")
+        run(folder, server, *single("extra"), *single("first"), *single("second"), "keep='first == 1 and second == 1'")
     assert [row["messages"][-1]["content"] for row in table(folder)] == ["good"]
     lost = {row["messages"][-1]["content"]: row["reason"] for row in table(folder, "rejected")}
     assert lost == {
         "first says": "first: too sweet",
         "first says second zero": "not (second == 1)",
         "first says second raises": "first: too sweet",
+        "extra says second says": "second: too sweet",
     }
-    assert manifest(folder)["score_errors"]["second"] == {"ValueError: seven is no colour": 1}
+    assert manifest(folder)["score_errors"]["second"] == {"ValueError: seven is no colour": 1, "too sweet": 1}
     assert "Scores that could not be had" in (folder / "run/report.html").read_text()
 
 

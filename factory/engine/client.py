@@ -27,7 +27,7 @@ import orjson
 from factory.engine.limits import AdaptiveLimit, Budget
 from factory.engine.request import Request, Response
 from factory.engine.settings import Policy
-from factory.errors import RecordError, Stopped, UserError
+from factory.errors import EngineGone, EngineLost, RecordError, UserError
 
 Revive = Callable[[int], Awaitable[str]]
 Keep = Callable[[Response], Awaitable[None]]
@@ -280,9 +280,9 @@ class EngineClient:
             return self._stop(f"{endpoint.url} knows no model {self.model!r} or no such path (HTTP 404): {message}")
         return RequestError(f"engine: HTTP {status}: {message}", final=True)
 
-    def _stop(self, why: str) -> UserError:
+    def _stop(self, why: str, *, unreachable: bool = False) -> UserError:
         """End the run: no request can succeed. Wrong from the start is wrong usage; later, the run was stopped."""
-        error = Stopped(why) if self._answered else UserError(why)
+        error = EngineLost(why) if self._answered else EngineGone(why) if unreachable else UserError(why)
         self._end(error)
         return error
 
@@ -322,7 +322,8 @@ class EngineClient:
         elif all(other.lost_since is not None and now - other.lost_since > patience for other in self._endpoints):
             raise self._stop(
                 f"nothing answers at {', '.join(self._urls)} ({error}). Start the server, or name another one with "
-                "engine.base_url=URL; then give the same command again."
+                "engine.base_url=URL; then give the same command again.",
+                unreachable=True,
             )
         elif sent_at >= endpoint.resume_at:  # those that were sent with the one that failed first say nothing new
             endpoint.failures += 1
@@ -393,6 +394,8 @@ def _parse(text: str, seconds: float) -> Response:
         choice = data["choices"][0]
         message = choice.get("message")
         content = message["content"] if message is not None else choice["text"]
+        if content is None and message is not None:
+            content = message.get("refusal")  # where JSON was asked for, a refusal stands apart
         if not isinstance(content, str | None):
             raise TypeError("the answer is no text")
         usage = data.get("usage") or {}

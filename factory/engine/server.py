@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import importlib.util
 import os
 import secrets
@@ -22,6 +21,7 @@ from typing import Self
 from factory.engine.models import ResolvedModel
 from factory.engine.server_command import CommandBuilder, VllmSettings, server_environment, vllm_command
 from factory.engine.server_plan import GpuInfo, Placement, cpu_build, list_gpus, plan_replicas
+from factory.engine.server_process import post
 from factory.engine.server_replica import Replica
 from factory.errors import UserError
 
@@ -65,6 +65,32 @@ class ManagedServers:
     def url(self, index: int) -> str:
         """The base URL of server `index`. It stays the same over restarts unless its port was lost meanwhile."""
         return self._replicas[index].url
+
+    async def reload(self, model: ResolvedModel) -> None:
+        """Put the weights of another model of the same shape into the running servers, which keep their names.
+
+        Needs `reloading` in the settings. Raises `UserError` where a server refuses.
+        """
+        self._model = model.model_copy(update={"served_name": self._model.served_name})
+        weights = {"method": "reload_weights", "kwargs": {"weights_path": model.path}}
+        await self._each("/collective_rpc", weights)
+        await self._each("/reset_prefix_cache")  # what was cached was computed by the old weights
+
+    async def sleep(self) -> None:
+        """Give the GPUs' memory back; the weights are kept in the host's. Needs `reloading` in the settings."""
+        await self._each("/sleep?level=1")
+
+    async def wake(self) -> None:
+        """Take the memory again."""
+        await self._each("/wake_up")
+
+    async def _each(self, path: str, body: object = None) -> None:
+        """POST to every server at once. Raises `UserError` with what one that refused says."""
+        for replica in self._replicas:
+            await replica.wait_alive()
+        await asyncio.gather(
+            *(post(replica.url.removesuffix("/v1") + path, self.api_key, body) for replica in self._replicas)
+        )
 
     async def wait_alive(self, index: int) -> str:
         """The base URL of server `index` once it is alive. Raises `Stopped` when it was given up."""
@@ -113,7 +139,8 @@ class ManagedServers:
         settings = self._settings
         return Replica(
             index,
-            functools.partial(self._command, self._model, settings, place),
+            # The model of the day: a server that died after `reload` comes back with what was loaded last.
+            lambda port: self._command(self._model, settings, place, port),
             server_environment(self._model, settings, place, self.api_key),
             self._model.served_name,
             self._log_dir / f"vllm-{index}.log",

@@ -33,6 +33,7 @@ class VllmSettings(Frozen):
     start_timeout: float = Field(default=900, gt=0)
     hang_timeout: float = Field(default=120, gt=0)
     restarts: int = Field(default=3, ge=0)
+    reloading: bool = False
 
     @field_validator("replicas")
     @classmethod
@@ -75,8 +76,12 @@ def vllm_command(model: ResolvedModel, settings: VllmSettings, place: Placement,
         options["--gpu-memory-utilization"] = str(place.gpu_memory)
         if place.kv_cache_bytes:
             options["--kv-cache-memory-bytes"] = str(place.kv_cache_bytes)
+        if settings.reloading:
+            options["--enable-sleep-mode"] = None
     else:
         options |= {"--enforce-eager": None, "--block-size": "32"}  # compiling for a CPU costs minutes
+    if settings.reloading:
+        options["--middleware"] = "factory.engine.server_guard.KeyOnEveryRoute"
     flags = [part for name, value in options.items() for part in ((name,) if value is None else (name, value))]
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags, *settings.extra_args]
 
@@ -96,6 +101,8 @@ def server_environment(
     }
     if model.kind != "hub":
         env["HF_HUB_OFFLINE"] = "1"  # everything is on this disk: never wait for a network
+    if settings.reloading:
+        env["VLLM_SERVER_DEV_MODE"] = "1"  # the routes that load other weights
     if place.gpus:
         env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(place.gpus)}
     else:

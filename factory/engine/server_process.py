@@ -14,15 +14,22 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from factory.errors import UserError
+
 STOP_GRACE = 10.0  # seconds from a polite stop to SIGKILL
+POST_SECONDS = 300.0  # for a server to load other weights
 
 
 class ServerProcess:
-    """A command that ends when its owner does (see `server_launcher.py`), writing its output to the end of `log`."""
+    """A command that ends when its owner does (see `server_launcher.py`), writing its output to the end of `log`.
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    `grace` is how many seconds it has to end by itself when it is asked to.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path, grace: float = STOP_GRACE) -> None:
+        self._grace = grace
         launcher = str(Path(__file__).with_name("server_launcher.py"))
-        argv = [sys.executable, "-I", "-S", launcher, str(os.getpid()), str(STOP_GRACE), *command]
+        argv = [sys.executable, "-I", "-S", launcher, str(os.getpid()), str(grace), *command]
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
                 argv, env=dict(env), stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
@@ -33,6 +40,11 @@ class ServerProcess:
         """The launcher's process id, which is also the process group of the server and its children."""
         return self._popen.pid
 
+    @property
+    def status(self) -> int | None:
+        """The command's exit status, once `stop` has waited for it."""
+        return self._popen.returncode
+
     def exited(self) -> bool:
         """Whether the launcher has ended. It stays a zombie until `stop`, so that its group's number stays ours."""
         if self._popen.returncode is not None:
@@ -42,14 +54,14 @@ class ServerProcess:
     async def stop(self, *, hung: bool = False) -> int | None:
         """End the server and everything below it, politely first; its exit status. Harmless when it has ended.
 
-        A `hung` one gets the launcher's short grace instead of `STOP_GRACE`.
+        A `hung` one gets the launcher's short grace instead of `grace`.
 
         Cancelled, it lets go: the launcher finishes alone within seconds. None when the launcher needs that too.
         """
         try:
             if not self.exited() and not hung:
                 os.kill(self.pid, signal.SIGTERM)
-                await self._ends_within(STOP_GRACE + 2)
+                await self._ends_within(self._grace + 2)
             self._close()
             if not await self._ends_within(5):
                 os.killpg(self.pid, signal.SIGKILL)  # the launcher itself is stuck
@@ -131,3 +143,20 @@ async def serves(port: int, key: str, model: str, seconds: float) -> bool:
         return model in [entry["id"] for entry in json.loads(body[body.index(b"{") : body.rindex(b"}") + 1])["data"]]
     except (ValueError, KeyError, TypeError):
         return False
+
+
+async def post(url: str, key: str, body: object = None) -> None:
+    """One HTTP POST of JSON to a server of ours. Raises `UserError` with what it says where that is not success."""
+    import aiohttp
+
+    headers, patience = {"Authorization": f"Bearer {key}"}, aiohttp.ClientTimeout(total=POST_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=patience) as session,
+            session.post(url, json=body, headers=headers) as answer,
+        ):
+            said = await answer.text()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise UserError(f"vllm: {url}: {error or type(error).__name__}") from error
+    if answer.status != 200:
+        raise UserError(f"vllm: {url}: status {answer.status}: {said[:300]}")

@@ -12,6 +12,7 @@ from factory.engine.structured import ask_json
 from factory.errors import ConfigError
 from factory.prompts import Templates
 from factory.records import Frozen, Message, Record, Usage, content_hash
+from factory.resources import Opener, Opens
 from factory.sources import Item, Row
 
 if TYPE_CHECKING:
@@ -130,12 +131,14 @@ class Context:
         path: str = "",
         tokens: int | None = None,
         endpoints: Mapping[str, Asked] | None = None,
+        opener: Opener | None = None,
     ) -> None:
         self.item, self.settings, self.templates = item, settings, templates
         self.rng = random.Random(f"{seed}/{item.digest}/{item.index}")
         self.usage = Usage()
         self.exchanges: list[str] = []
         self._seed, self._asker, self._sandbox = seed, asker, sandbox
+        self._opener = opener
         self._template_digest = template_digest
         self.sampling = settings.sampling.over(sampling)
         self._own, self._endpoints = Asked(asker, self.sampling, chat, prompt_form, path, tokens), endpoints or {}
@@ -214,6 +217,19 @@ class Context:
         """
         identity = (self.settings.name, self._asker.identity, self._seed, self.item.digest, self.item.index)
         return await self._asker.draw(content_hash("draw", *identity, label, determined_by), label, choose)
+
+    async def once(self, label: str, determined_by: Any, compute: Callable[[], Awaitable[T]]) -> T:
+        """What `compute` returned (JSON) when this run first asked for it, for whichever item: a reward of a text.
+
+        `determined_by` is all that the value depends on. Unlike a draw it is not this item's own.
+        """
+        return await self._asker.draw(content_hash("once", label, determined_by), label, compute)
+
+    async def opened(self, plug_in: Opens) -> Any:
+        """What the plug-in's `ready` gives: opened at the first call, shared by the run, closed at its end."""
+        if self._opener is None:
+            raise RuntimeError(f"{type(plug_in).__name__} opens a resource, which only `generate` provides")
+        return await self._opener.get(plug_in)
 
     def record(
         self,

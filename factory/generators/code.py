@@ -21,7 +21,7 @@ from factory.generators.code_solver import Draft, Solver, SolveSettings, lost, t
 from factory.generators.few_shot import load_data
 from factory.generators.parsing import ParseSettings, parse_answer
 from factory.prompts import Templates
-from factory.records import Record, content_hash
+from factory.records import Message, Record, content_hash
 from factory.sources import Item
 
 _PROBLEMS = ("code/chat/problem_topic.j2", "code/chat/problem_snippet.j2")
@@ -66,6 +66,13 @@ class CodeGenerator:
         topics = [{"topic": topic} for topic in load_data(self._templates, "code/topics.yaml")]
         for epoch in range(2**31):
             yield from random.Random(f"{seed}/{epoch}").sample(topics, len(topics))
+
+    def examples(self) -> Sequence[Sequence[Message]]:
+        """The solved problems that a small model is shown, as conversations like those of the records."""
+        if self.prompt_form != "few_shot":
+            return []
+        shown = [example for examples in self.solver.shots.examples.values() for example in examples]
+        return [chat(one.problem, f"```{self.settings.language}\n{one.solution.strip()}\n```") for one in shown]
 
     def fingerprint(self, record: Record) -> str | None:
         """Two records are the same where the solutions are, names and layout aside."""

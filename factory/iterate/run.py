@@ -1,0 +1,244 @@
+"""The machine itself: every stage in its order, in a process of its own, never twice, and on its way out at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from factory.engine.server_failure import last_lines
+from factory.engine.server_plan import cpu_build, list_gpus
+from factory.engine.server_process import ServerProcess
+from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
+from factory.iterate.engines import Engines
+from factory.iterate.settings import IterateSettings
+from factory.iterate.stages import Model, Plan, Stage
+from factory.iterate.state import State
+from factory.iterate.watch import GpuWatch
+from factory.progress import Display
+from factory.run_folder import RunLock, unwritable
+
+GRACE = 120.0  # seconds for a stage to write down what it has once it is asked to stop
+_LOOK = 0.1  # seconds between looks at a running stage
+
+
+class OutOfTime(Stopped):
+    """`max_minutes` is over."""
+
+
+async def iterate(settings: IterateSettings, composed: Mapping[str, Any], display: Display) -> int:
+    """Run to the end, or to the end of `max_minutes`; returns the exit status. Raises `UserError` for a failed stage."""
+    root = Path(settings.out)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(root, error) from error
+    with RunLock(root):
+        state = State(root, described(composed))
+        state.write()
+        return await _Machine(settings, state, display).to_end()
+
+
+def described(composed: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the stages, apart from how many of them and in what pieces."""
+    free = {"hydra", "rounds", "seeds", "max_minutes", "overlap", "engine_devices", "train_devices", "engine"}
+    return {key: value for key, value in composed.items() if key not in free}
+
+
+class _Machine:
+    def __init__(self, settings: IterateSettings, state: State, display: Display) -> None:
+        self.settings, self.state, self.display = settings, state, display
+        self.plan, self.root = Plan(settings), Path(settings.out)
+        self.began = time.time()
+        minutes = settings.max_minutes
+        self.deadline = self.began + 60 * minutes if minutes is not None else None
+        self.overlap = bool(list_gpus()) and not cpu_build() if settings.overlap == "auto" else settings.overlap
+        engine = asyncio.Lock()
+        self.lanes = {"engine": engine, "train": asyncio.Lock() if self.overlap else engine}
+        self.engines = Engines(settings.engine, self.root / "logs", display.status, settings.engine_devices)
+
+    async def to_end(self) -> int:
+        from factory.iterate.summary import write_summary
+
+        stopped: Stopped | None = None
+        try:
+            async with GpuWatch(self.root / "gpu.jsonl"), self.engines:
+                await self._all()
+        except Stopped as error:
+            stopped = error
+        finally:
+            self.state.stretch("iterate", "all", self.began, time.time())
+            write_summary(self.settings, self.state.data)
+        if stopped is not None:
+            if not isinstance(stopped, OutOfTime):
+                raise stopped
+            self.display.say(f"{stopped}")
+            return EXIT_STOPPED
+        return EXIT_DONE
+
+    async def _all(self) -> None:
+        await self._one_after_another(self.plan.start())
+        if any(control.data == "seeds" and control.enabled for control in self.plan.recipe.controls.values()):
+            self._write_examples()
+        async with _all_or_none() as start:
+            for seed in self.settings.seeds:
+                start(self._seed(seed))
+
+    async def _seed(self, seed: int) -> None:
+        for round_ in range(1, self.settings.rounds + 1):
+            await self._one_after_another(self.plan.round(seed, round_))
+        await self._one_after_another(self.plan.controls(seed))
+
+    async def _one_after_another(self, stages: Iterable[Stage]) -> None:
+        for stage in stages:
+            if not self.state.done(stage.key):
+                await self._stage(stage)
+
+    async def _stage(self, stage: Stage) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            if stage.lane != "aside":
+                await stack.enter_async_context(self.lanes[stage.lane])
+            self._in_time()
+            words, environment = list(stage.line), dict(os.environ)
+            began = time.time()
+            if stage.lane == "engine":
+                assert stage.model is not None
+                words += await self.engines.serve(_path(stage.model))
+                environment |= self.engines.environment()
+            elif stage.lane == "train":
+                if not self.overlap:
+                    await self.engines.rest()
+                if self.settings.train_devices is not None:
+                    environment["CUDA_VISIBLE_DEVICES"] = self.settings.train_devices
+            if stage.steps_of:
+                words.append(f"steps={sum(self.state.facts(key)['steps'] for key in stage.steps_of)}")
+            self.display.say(f"{self._clock()}  {stage.key}")
+            try:
+                status = await self._run(stage, words, environment)
+            finally:
+                self.state.stretch(stage.key, stage.lane, began, time.time())
+            facts = _outcome(stage, status, self._log(stage))
+            self.state.finish(stage.key, seconds=round(time.time() - began, 1), words=stage.line, **facts)
+            self.display.say(f"{self._clock()}  {stage.key}: {_told(facts)}{time.time() - began:.0f} s")
+
+    async def _run(self, stage: Stage, words: Sequence[str], environment: Mapping[str, str]) -> int:
+        """The command's exit status. Asked to stop in the middle, it keeps what it has; raises `OutOfTime` then."""
+        log = self._log(stage)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "factory", *words]
+        process = ServerProcess(command, environment, log, grace=GRACE)
+        try:
+            while not process.exited():
+                await asyncio.sleep(_LOOK)
+                self.display.status(f"{stage.key}: {_last(log)}")
+                if self.deadline is not None and time.time() > self.deadline:
+                    await process.stop()
+                    raise self._late()
+        finally:
+            await asyncio.shield(process.stop())
+        assert process.status is not None
+        return process.status
+
+    def _in_time(self) -> None:
+        if self.deadline is not None and time.time() > self.deadline:
+            raise self._late()
+
+    def _late(self) -> OutOfTime:
+        return OutOfTime(f"stopped after max_minutes={self.settings.max_minutes:g}; the same command goes on from here")
+
+    def _clock(self) -> str:
+        seconds = int(time.time() - self.began)
+        return f"{seconds // 60:3d}:{seconds % 60:02d}"
+
+    def _log(self, stage: Stage) -> Path:
+        return self.root / "logs" / f"{stage.key.replace('/', '.')}.log"
+
+    def _write_examples(self) -> None:
+        """The solved examples that the first round's prompts show, as conversations."""
+        path = self.root / "examples.jsonl"
+        if not path.exists():
+            from factory.iterate.examples import shown_examples
+            from factory.outputs import write_atomically
+
+            stage = next(self.plan.round(self.settings.seeds[0], 1))
+            write_atomically(path, b"".join(orjson.dumps(row) + b"\n" for row in shown_examples(stage)))
+
+
+@functools.cache
+def _path(model: Model) -> str:
+    """Where a model is: its folder, or what the configuration of its base says."""
+    if model.folder is not None:
+        return str(model.folder / "model")
+    from factory.compose import compose_config
+
+    composed, problems = compose_config("generate", list(model.words))
+    if problems:
+        raise UserError(*problems)
+    return str(composed["model"]["path"])
+
+
+@contextlib.asynccontextmanager
+async def _all_or_none() -> AsyncIterator[Any]:
+    """Coroutines at once; the first failure stops the others, which write down what they have, and is raised."""
+    tasks: list[asyncio.Task[None]] = []
+    yield lambda work: tasks.append(asyncio.create_task(work))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    failures = [error for error in ended if isinstance(error, Exception)]
+    if failures:
+        raise min(failures, key=lambda error: isinstance(error, OutOfTime))
+
+
+def _outcome(stage: Stage, status: int, log: Path) -> dict[str, Any]:
+    """What is noted of a stage that is done. Raises `UserError`, with the end of its log, where it is not."""
+    if stage.command == "generate" and status in (EXIT_DONE, EXIT_STOPPED):
+        manifest = _json(stage.folder / "manifest.json")
+        facts = {name: manifest.get(name) for name in ("kept", "records", "seeds", "tokens")}
+        if status == EXIT_DONE or manifest.get("kept", 0) >= stage.at_least:
+            return facts
+        raise UserError(
+            f"{stage.key}: kept {manifest.get('kept', 0)} records, fewer than at_least={stage.at_least}: "
+            f"{manifest.get('stopped')}"
+        )
+    if stage.command == "evaluate" and status in (EXIT_DONE, EXIT_STOPPED):
+        results = _json(stage.folder / "results.json")
+        wrong = sum(results.get("errors", {}).values())
+        if status == EXIT_DONE or wrong <= 0.01 * results.get("answers", 0):
+            return {"errors": wrong}
+    if status == EXIT_DONE:
+        steps = _json(stage.folder / "manifest.json").get("steps") if stage.command == "train" else None
+        return {"steps": steps} if steps is not None else {}
+    said = "\n".join(f"  {line}" for line in last_lines(log.read_text(errors="replace")[-20_000:], 12))
+    raise UserError(f"{stage.key}: ended with status {status}; the end of {log}:\n{said}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(orjson.loads(path.read_bytes()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _told(facts: Mapping[str, Any]) -> str:
+    if facts.get("kept") is not None:
+        return f"{facts['kept']:,} of {facts['records']:,} kept, "
+    return f"{facts['steps']:,} steps, " if facts.get("steps") else ""
+
+
+def _last(log: Path) -> str:
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 2000))
+        return (last_lines(file.read().decode(errors="replace"), 1) or [""])[0]
+    return ""

@@ -78,6 +78,7 @@ INNOCENT = {
     "only a closing": ("Write a note.", "Please water the plants while I am away.\n\nYours,"),
     "verse": ("Write a poem.", "The night is long and the road is white\nThe moon has gone and so has the light\nI walk alone by the side of the sea\nAnd nobody living is walking with me"),
     "code": ("Write code.", "```python\nfor x in range(3):\n    print(x)\n```"),
+    "code without fences": ("Write code.", "It is this:\n\n    if not first and second or third:\n        return state is upper or state is lower"),
     "a formula": ("Solve.", "So the answer is\n$$x = 3$$"),
     "a question in bold": ("Ask me.", "**Which of the two would you rather have?**"),
     "Chinese prose": ("介绍长城。", "长城是中国古代的伟大工程，全长超过两万公里，吸引了许多游客。"),
@@ -93,6 +94,7 @@ INNOCENT = {
     "a sequence": ("Continue.", "1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987"),
     "populations": ("How many?", "Tokyo 37 435 191, Delhi 29 399 141, Shanghai 26 317 104 people."),
     "an e-mail in code": ("Write code.", "```python\nsend(\"user@example.com\", cc='admin@company.com')\n@dataclass\nclass A: ...\n```\nThen `git clone git@github.com:owner/name.git`."),
+    "an option": ("How?", "Run `generate +scorer@scorers.tags=tags` or generate +scorer@scorers.tags=tags, and @app.route(x)."),
     "an example address": ("Explain SMTP.", "Write to john.doe@email.com or to support@firm.net; npm installs left-pad@1.3.0."),
     "fictional numbers": ("Write a scene.", "He dialled 555-0134 and then (212) 555-0187. Call 555-123-4567 now."),
     "versions": ("Which version?", "Version 10.2.19.44 came after v4.18.0.305; see section 3.2.1.4 and Chrome 91.0.4472.124."),
@@ -194,6 +196,8 @@ def test_what_is_not_asked_for_is_not_checked() -> None:
         (LETTERS, "", {"language": "en"}, True),
         (LETTERS, "", {"language": "de"}, False),
         (ENGLISH, "", {"language": "en"}, False),
+        (f"{LETTERS} {ENGLISH}", "", {"language": "en"}, False),  # mixed: not certain
+        ("    for wert in liste:\n        ausgabe(wert, nummer, zeichen, ende, anfang, mitte, grund)", "", {"language": "en"}, False),
         ("Ja.", "", {"language": "en"}, False),  # too short to tell
         ("```python\nfor wert in liste:\n    ausgabe(wert, nummer, zeichen, ende, anfang, mitte)\n```", "", {"language": "en"}, False),
         (LETTERS, ENGLISH, {"language": "same"}, True),

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from factory.constraints.texts import languages
 from factory.rules.settings import RulesSettings
-from factory.rules.subject import Finding, Subject, without_code
+from factory.rules.subject import INDENTED, Finding, Subject, without_code
 
 _READ = 2000  # characters: enough to tell a language by
 _LEAST = 60  # letters, below which it cannot be told; a sign of Chinese, Japanese or Korean weighs four
@@ -57,7 +57,7 @@ def expected_language(subject: Subject, bounds: RulesSettings) -> Finding | None
 
 def told(text: str) -> tuple[str, float] | None:
     """(ISO 639-1 code, probability) of a text's likeliest language; None where it is too short to tell."""
-    text = text[:_READ]
+    text = INDENTED.sub("", text)[:_READ]
     weight = sum((4 if script_of(sign) in ("han", "kana", "hangul") else 1) for sign in text if sign.isalpha())
     if weight < _LEAST:
         return None

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from factory.rules.settings import RulesSettings
-from factory.rules.subject import Finding, Subject
+from factory.rules.subject import INDENTED, Finding, Subject
 
 _FENCE = re.compile(r"^[ \t]*(```|~~~)", re.MULTILINE)
 # Lines that end as they like: a list's item, a heading, a table's row, a quotation, a formula, a link, a key and value.
@@ -48,8 +48,9 @@ def stops_in_the_middle(text: str) -> bool:
     """
     if len(_FENCE.findall(text)) % 2:
         return True
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines or _FENCE.match(lines[-1]):
+    written = [line for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in written]
+    if not lines or _FENCE.match(lines[-1]) or INDENTED.match(written[-1]):
         return False
     last = lines[-1].rstrip(_CLOSERS)
     if not last:

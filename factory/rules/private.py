@@ -19,7 +19,9 @@ _MOST = 1000  # candidates of a kind that are looked at: a text of a million dig
 _OPERATOR = "=*/+^×÷<>≈±%"
 
 # RFC 2606 and 6761, and addresses that belong to programs.
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[a-z0-9-]{1,63}\.){1,6}[a-z]{2,24}(?![\w@-])(?!:\w)", re.IGNORECASE)
+_EMAIL = re.compile(
+    r"(?<![\w.+/-])[\w.+-]{1,64}@(?:[a-z0-9-]{1,63}\.){1,6}[a-z]{2,24}(?![\w@=(-]|\.\w|:\w)", re.IGNORECASE
+)
 _EXAMPLE_DOMAIN = re.compile(
     r"(?:^|[.])(?:example|test|invalid|localhost|local)$|(?:^|[.])(?:example|domain|yourdomain|mydomain|company|yourcompany|email|acme|site|website|foo|bar|abc|xyz)"
     r"\.(?:com|org|net|edu|co|io)$",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from factory.rules.settings import RulesSettings
 
 _FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
+INDENTED = re.compile(r"^(?: {4}|\t).*$", re.MULTILINE)  # code, or a paragraph within a list
 _INLINE = re.compile(r"`[^`\n]{1,300}`")
 # Somebody else's words: between quotation marks on one line, and lines that are quoted as in a letter.
 _QUOTED = re.compile(r"\"[^\"\n]{1,400}\"|“[^”\n]{1,400}”|„[^“”\n]{1,400}[“”]|«[^»\n]{1,400}»|「[^」\n]{1,400}」|^[ \t]*>.*$", re.MULTILINE)  # fmt: skip

@@ -44,6 +44,7 @@ class VllmEngine(VllmSettings, Policy):
     kind: Literal["vllm"] = "vllm"
     concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # type: ignore[assignment]
     structured: Literal["auto", "server", "parse"] = "server"
+    samples: bool = True
 
 
 def is_folder_name(value: str | None) -> str | None:

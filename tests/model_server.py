@@ -122,14 +122,17 @@ class _Connection(asyncio.Protocol):
             error = {"error": {"message": reply.text or "scripted error", "code": reply.status}}
             return self.send(reply.status, orjson.dumps(error), reply.headers)
         chat = "messages" in body
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reply.finish_reason, "logprobs": None}
-        choice |= {"message": {"role": "assistant", "content": reply.text}} if chat else {"text": reply.text}
+        choices = []
+        for index in range(body.get("n", 1)):
+            text = reply.text if index == 0 else f"{reply.text} ({index + 1})"
+            choice: dict[str, Any] = {"index": index, "finish_reason": reply.finish_reason, "logprobs": None}
+            choices.append(choice | ({"message": {"role": "assistant", "content": text}} if chat else {"text": text}))
         answer = {
             "id": "cmpl-1",
             "object": "chat.completion" if chat else "text_completion",
             "created": 1,
             "model": body.get("model", ""),
-            "choices": [choice],
+            "choices": choices,
             "usage": {"prompt_tokens": 10, "completion_tokens": max(1, len(reply.text) // 4), "total_tokens": 20},
         }
         self.send(200, orjson.dumps(answer), reply.headers, reply.cut)

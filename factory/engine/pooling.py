@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -27,9 +28,9 @@ class PoolingClient(EngineClient):
         return {"model": self.model, "input": list(request.prompt), "use_activation": False}
 
     @staticmethod
-    def _parse(text: str, seconds: float) -> Response:
+    def _parse(text: str, seconds: float) -> Sequence[Response]:
         data = orjson.loads(text)
         (found,) = data["data"]
         values = orjson.dumps([float(value) for value in found["probs"]]).decode()
         usage = data.get("usage") or {}
-        return Response(values, prompt_tokens=int(usage.get("prompt_tokens") or 0), seconds=seconds)
+        return [Response(values, prompt_tokens=int(usage.get("prompt_tokens") or 0), seconds=seconds)]

@@ -23,6 +23,7 @@ class Policy(Frozen):
     first_patience: float = Field(5.0, ge=0)  # the same before the first answer: a wrong address is told at once
     send_seed: bool = False  # per-request seeds; vLLM samples such requests one by one, so off unless wanted
     structured: Literal["auto", "server", "parse"] = "auto"  # how JSON is asked for; auto: as the server can
+    samples: bool = False  # several answers to one question in one request, where the server takes `n`
 
 
 class OpenAIEngine(Policy):

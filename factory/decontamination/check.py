@@ -51,7 +51,7 @@ class DecontaminationSettings(Frozen):
     ngram: int = Field(13, ge=5)
     structure: float = Field(0.8, gt=0, le=1)
     words: float = Field(0.5, gt=0, le=1)
-    embedding: float = Field(0.8, gt=0, le=1)
+    embedding: float = Field(0.75, gt=0, le=1)
     embedding_hint: float = Field(0.6, gt=0, le=1)
 
 
@@ -156,7 +156,7 @@ class _Index:
                 if _distinct(function.parameters):
                     self.parameters[function.parameters].add(place)
             if len(function.structure) >= _SHORT:
-                self.shapes[tuple(function.structure)].add(place)
+                self.shapes[function.structure].add(place)
             pieces |= _pieces(function)
         if len(pieces) >= _PIECES:
             self.totals[place] = len(pieces)
@@ -200,7 +200,7 @@ class _Index:
                 found[place]["parameters"] = 1.0
             for place in self.docstrings.get(tuple(bigrams(prose(function.docstring))), ()):
                 found[place]["docstring"] = 1.0
-            shape = tuple(function.structure)
+            shape = function.structure
             for place in self.shapes.get(shape, ()):
                 found[place]["structure" if len(shape) >= _LONG else "short structure"] = 1.0
             shared = Counter(place for piece in _pieces(function) for place in self.pieces.get(piece, ()))

@@ -1,9 +1,12 @@
-"""Duplicates among a million: `python -m benchmarks.duplicates [semantic] [minhash] [--vectors N] [--texts N]`.
+"""Duplicates among a million: `python -m benchmarks.duplicates [semantic] [minhash] [real] [--vectors N] [--texts N]`.
 
 `semantic`: vectors in clusters of very different sizes, with a spectrum that decays (a few directions carry most of the variance, as
 with real embeddings). 2% are planted at a cosine of bound to bound + 0.02 from an earlier one, to be dropped; 2% at bound
 - 0.02 to bound - 0.002, to be kept. Half of either lie in directions in which members of a cluster differ, half anywhere.
 Everything that is dropped is checked in float64. The time of a product of all with all is measured on a piece and multiplied.
+
+`real`: sentences of the standard library's docstrings, embedded (`--embedder`), 4% of them followed by a vector at bound to bound +
+0.02 from them, half in directions in which two sentences differ: what the clusters find of what a comparison of all with all finds.
 
 `minhash`: texts of 10 to 40 words by Zipf's law on a few openings. 2% are copies with words exchanged, inserted and dropped;
 of those whose true Jaccard similarity reaches the bound, how many are found.
@@ -12,8 +15,10 @@ of those whose true Jaccard similarity reaches the bound, how many are found.
 from __future__ import annotations
 
 import argparse
+import ast
 import random
 import resource
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +30,7 @@ import numpy as np
 from benchmarks.novelty import english
 from factory.duplicates import MinHashSettings, SemanticSettings, Vectors, minhash, semantic_vectors
 from factory.duplicates.minhash import shingles
+from factory.embedding import EmbeddingSettings, open_embedder
 
 BLOCK = 20_000
 DIMENSIONS = 384
@@ -114,6 +120,55 @@ def brute_force(vectors: Vectors, bound: float) -> float:
     return (time.perf_counter() - began) * count**2 / 2 / (len(some) * len(others))
 
 
+def sentences(count: int) -> list[str]:
+    """Distinct ones of some length, from the standard library's docstrings, in an order by chance."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = dict[str, None]()
+    for file in sorted(root.rglob("*.py")):
+        if "site-packages" in file.parts:
+            continue
+        try:
+            nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (said := ast.get_docstring(node)):
+                found.update(dict.fromkeys(part for part in " ".join(said.split()).split(". ") if len(part) > 25))
+    ordered = sorted(found)
+    random.Random(0).shuffle(ordered)
+    return ordered[:count]
+
+
+def real_figures(count: int, name: str, settings: SemanticSettings) -> None:
+    embedder = open_embedder(EmbeddingSettings(model=name))
+    texts, draw = sentences(count), np.random.default_rng(1)
+    made = np.concatenate([embedder.encode(texts[start : start + 1000]) for start in range(0, len(texts), 1000)])
+    few = len(made) // 25
+    base = made[draw.permutation(len(made))[:few]].astype(np.float64)
+    way = draw.normal(size=base.shape)
+    way[::2] = (made[draw.integers(0, len(made), few)] - made[draw.integers(0, len(made), few)])[::2]
+    way -= np.einsum("nd,nd->n", way, base)[:, None] * base
+    cosine = draw.uniform(settings.bound, settings.bound + min(0.02, 1 - settings.bound), few)[:, None]
+    every = np.concatenate([made, cosine * base + np.sqrt(1 - cosine**2) * unit(way)]).astype(np.float32)
+    found = {}
+    for whole in (0, len(every)):
+        with tempfile.TemporaryDirectory() as folder:
+            chosen = settings.model_copy(update={"whole": whole, "block": 8192})
+            with closing(Vectors(Path(folder), embedder.dimensions, chosen)) as vectors:
+                vectors.extend([f"{'p' if place >= len(made) else 'o'}{place}" for place in range(len(every))], every)
+                found[whole] = {one.id for one in semantic_vectors(vectors, chosen, Path(folder))}
+    by_clusters, by_all = found[0], found[len(every)]
+    planted = sum(one[0] == "p" for one in by_clusters)
+    products = np.sort((made[:2000] @ made[:2000].T)[np.triu_indices(min(2000, len(made)), 1)])
+    print(
+        f"real, {name}, bound {settings.bound}: {len(made):,} sentences (cosine of two: median {products[len(products) // 2]:.2f}, "
+        f"one in a thousand above {products[-len(products) // 1000]:.2f}); all with all drops {len(by_all):,}, by clusters "
+        f"{len(by_all & by_clusters):,} of them ({len(by_all & by_clusters) / len(by_all):.2%}) and {len(by_clusters - by_all)} others; "
+        f"planted {planted:,} of {few:,} ({planted / few:.2%})",
+        flush=True,
+    )
+
+
 def texts(count: int, draw: random.Random) -> Iterator[tuple[str, str]]:
     """`oN` or `pN.M` (made from M) and the text."""
     make, recent = english(draw), list[tuple[str, str]]()
@@ -173,6 +228,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["semantic", "minhash"])
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--texts", type=int, default=1_000_000)
+    parser.add_argument("--embedder", default="hashing")
     parser.add_argument("--bound", type=float, default=0.9)
     parser.add_argument("--recall", type=float, default=0.995)
     parser.add_argument("--precision", choices=("float16", "float32"), default="float32")
@@ -181,6 +237,8 @@ def main() -> None:
         semantic_figures(
             chosen.vectors, SemanticSettings(bound=chosen.bound, recall=chosen.recall, precision=chosen.precision)
         )
+    if "real" in chosen.what:
+        real_figures(chosen.texts, chosen.embedder, SemanticSettings(bound=chosen.bound, recall=chosen.recall))
     if "minhash" in chosen.what:
         minhash_figures(chosen.texts, MinHashSettings())
 

@@ -4,10 +4,11 @@ One of these is enough:
 - `ngram`: a run of n words in common (13 as for GPT-3: Brown et al. 2020, arXiv:2005.14165, appendix C), or the whole question
   where it is shorter;
 - `structure`: a function whose syntax tree is the solution's but for names, texts and layout, or holds most of its pieces;
-- `examples`: two calls with the same arguments and results, whatever the function is called;
+- `examples`: two calls with the same arguments and results (four where they are as plain as f(1) == 1), whatever the function is
+  called;
 - `embedding`: a question that means the same (where an embedder is given).
 
-What says little by itself is enough together with a second of another kind: the function's name, its parameters, the
+What says little by itself is enough together with a second of another kind: the function's name, its parameters (so that the same signature is enough), the
 structure of a short function, one example, its docstring where it is short, the words of the question, an embedding that is a little less near.
 """
 
@@ -50,7 +51,7 @@ class DecontaminationSettings(Frozen):
     ngram: int = Field(13, ge=5)
     structure: float = Field(0.8, gt=0, le=1)
     words: float = Field(0.5, gt=0, le=1)
-    embedding: float = Field(0.8, gt=0, le=1)
+    embedding: float = Field(0.75, gt=0, le=1)
     embedding_hint: float = Field(0.6, gt=0, le=1)
 
 
@@ -121,6 +122,7 @@ class _Index:
         self.totals: dict[int, int] = {}
         self.shapes: dict[Sequence[str], set[int]] = defaultdict(set)
         self.names: dict[str, set[int]] = defaultdict(set)
+        self.signatures: dict[int, set[tuple[str, Sequence[str]]]] = defaultdict(set)
         self.parameters: dict[tuple[str, ...], set[int]] = defaultdict(set)
         self.examples: dict[str, set[int]] = defaultdict(set)
         self.words: dict[str, set[int]] = defaultdict(set)
@@ -150,10 +152,11 @@ class _Index:
         for function in solved:
             if function.name in item.question:
                 self.names[function.name].add(place)
+                self.signatures[place].add((function.name, function.parameters))
                 if _distinct(function.parameters):
                     self.parameters[function.parameters].add(place)
             if len(function.structure) >= _SHORT:
-                self.shapes[tuple(function.structure)].add(place)
+                self.shapes[function.structure].add(place)
             pieces |= _pieces(function)
         if len(pieces) >= _PIECES:
             self.totals[place] = len(pieces)
@@ -177,12 +180,12 @@ class _Index:
         return found
 
     def _examples(self, text: str, found: dict[int, dict[str, float]]) -> None:
-        """Two that say something are enough; one of them, or two of the others, are a hint."""
+        """Two that say something are enough, or four that do not; one of them, or two of the others, are a hint."""
         telling, others = Counter[int](), Counter[int]()
         for example, tells in examples(text).items():
             (telling if tells else others).update(self.examples.get(example, ()))
         for place in {*telling, *others}:
-            if telling[place] > 1:
+            if telling[place] > 1 or others[place] > 3:
                 found[place]["examples"] = 1.0
             elif telling[place] or others[place] > 1:
                 found[place]["example"] = 1.0
@@ -191,11 +194,13 @@ class _Index:
         for function in functions(text):
             for place in self.names.get(function.name, ()):
                 found[place]["name"] = 1.0
+                if (function.name, function.parameters) in self.signatures[place]:
+                    found[place]["parameters"] = 1.0
             for place in self.parameters.get(function.parameters, ()):
                 found[place]["parameters"] = 1.0
             for place in self.docstrings.get(tuple(bigrams(prose(function.docstring))), ()):
                 found[place]["docstring"] = 1.0
-            shape = tuple(function.structure)
+            shape = function.structure
             for place in self.shapes.get(shape, ()):
                 found[place]["structure" if len(shape) >= _LONG else "short structure"] = 1.0
             shared = Counter(place for piece in _pieces(function) for place in self.pieces.get(piece, ()))

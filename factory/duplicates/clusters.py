@@ -9,6 +9,8 @@ of a cluster), and the reach is the one that finds `recall` of them and then som
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 _PROBES = 4096  # made pairs that the reach is measured on
@@ -26,9 +28,7 @@ class Clusters:
     def assign(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Homes (N), and what to compare with as two columns sorted by cluster: (cluster, row of `vectors`)."""
         homes, clusters, rows = [], [], []
-        step = max(1, _CELLS // len(self.centroids))
-        for start in range(0, len(vectors), step):
-            near = vectors[start : start + step] @ self.centroids.T
+        for start, near in self._near(vectors):
             home = near.argmax(1)
             row, cluster = np.nonzero(self._distances(near, home) <= self.reach)
             homes.append(home)
@@ -37,6 +37,12 @@ class Clusters:
         cluster, row = np.concatenate(clusters), np.concatenate(rows)
         order = np.argsort(cluster, kind="stable")
         return np.concatenate(homes).astype(np.int32), cluster[order].astype(np.int32), row[order].astype(np.int32)
+
+    def _near(self, vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Cosines with all centroids (rows x K), some rows at a time."""
+        step = max(1, _CELLS // len(self.centroids))
+        for start in range(0, len(vectors), step):
+            yield start, vectors[start : start + step] @ self.centroids.T
 
     def _distances(self, near: np.ndarray, home: np.ndarray) -> np.ndarray:
         """N x K: how far each row is from the plane between its home and each cluster; 0 for its home."""
@@ -47,11 +53,13 @@ class Clusters:
     def measured(self, sample: np.ndarray, bound: float, recall: float, seed: int) -> Clusters:
         """The same centroids with a reach that finds `recall` of the pairs at `bound`."""
         draw = np.random.default_rng(seed)
-        x, y = pairs_at(sample, (sample @ self.centroids.T).argmax(1), bound, draw)
-        near = x @ self.centroids.T
-        home, other = near.argmax(1), (y @ self.centroids.T).argmax(1)
-        needed = self._distances(near, home)[np.arange(len(x)), other]
-        return Clusters(self.centroids, float(np.quantile(needed, 1 - (1 - recall) * _SPARED)))
+        homes = np.concatenate([near.argmax(1) for _, near in self._near(sample)])
+        x, y = pairs_at(sample, homes, bound, draw)
+        needed = []
+        for start, near in self._near(x):
+            other = (y[start : start + len(near)] @ self.centroids.T).argmax(1)
+            needed.append(self._distances(near, near.argmax(1))[np.arange(len(near)), other])
+        return Clusters(self.centroids, float(np.quantile(np.concatenate(needed), 1 - (1 - recall) * _SPARED)))
 
 
 def find_clusters(sample: np.ndarray, count: int, seed: int) -> Clusters:

@@ -64,6 +64,8 @@ def test_weights_are_reached_within_a_row_or_limited_by_the_cap(
             assert max(times.values()) - min(times.values()) <= 1, "all rows once before any is there twice"
         best = sorted((row["scores"]["reward"] for row in found if row["task"] == f"t{part}"), reverse=True)
         assert set(best) == set(range(size - len(times), size)), "the best first"
+    if budget is not None and not any(part["short"] for part in told["parts"].values()):
+        assert len(found) == budget
     if repeats > 1 and "copy" in found[0]:
         assert sorted((row["id"], row["copy"]) for row in found) == [(row["id"], row["copy"]) for row in found]
 

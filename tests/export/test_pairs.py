@@ -148,6 +148,27 @@ def test_what_holds_of_every_pair(
     assert all(prompts.count(prompt) <= most for prompt in prompts)
 
 
+def test_answers_of_very_different_length_are_no_pair(tmp_path: Path) -> None:
+    write_run(
+        tmp_path,
+        [answer("p", "ten chars.", reward=3), answer("p", "x" * 21, reward=1), answer("p", "y" * 20, reward=2)],
+    )
+    assert [found[2:4] for found in pairs(tmp_path)] == [(3, 1)]
+    assert [found[2:4] for found in pairs(tmp_path, "pairs.max_length_ratio=2")] == [(3, 2)]
+    reasons = steps(tmp_path / "to")["pairs"]["reasons"]
+    assert reasons == {"pairs: lengths differ by more than max_length_ratio=2": 1}
+
+
+def test_the_exports_rule_says_which_answers_were_kept(tmp_path: Path) -> None:
+    write_run(
+        tmp_path,
+        [answer("p", "was kept", kept=True, judge=1, reward=9), answer("p", "was lost", kept=False, judge=5, reward=1)],
+    )
+    assert [found[0] for found in pairs(tmp_path)] == ["was kept"]
+    by_rule = pairs(tmp_path, "keep=judge == max", "pairs.decide=[keep]")
+    assert by_rule == [("was lost", "was kept", 1, 0, "verifier")]
+
+
 def test_levels_say_how_clear_a_preference_is(tmp_path: Path) -> None:
     write_run(tmp_path, [answer("p", f"answer {n}", reward=n) for n in (0, 1, 2, 4)])
     target = exported(tmp_path, "format=preference", "pairs.levels=[2,3]", "max_pairs=9")

@@ -209,16 +209,25 @@ def test_seeds_at_different_rounds_are_compared_where_most_are(tmp_path: Path) -
 def test_items_that_one_side_lacks_are_left_out_of_the_comparison(run: Rounds, tmp_path: Path) -> None:
     folder = tmp_path / "lacking"
     shutil.copytree(run.folder, folder)
-    path = folder / "seed-0/round-2/evaluate-held_out/items.jsonl"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join(lines[1:]) + "\n")
+    kept = {}
+    for key, rest in (
+        ("seed-0/round-2/evaluate-held_out", slice(1, None)),
+        ("seed-0/round-2/control-seeds-held_out", slice(0, -1)),
+    ):
+        lines = (folder / key / "items.jsonl").read_text().splitlines()[rest]
+        (folder / key / "items.jsonl").write_text("\n".join(lines) + "\n")
+        kept[key] = {json.loads(line)["id"]: json.loads(line)["values"]["pass@1"][0] for line in lines}
     write_again(folder)
     row = row_of(json_of(folder / "results.json"), "held_out", "pass@1")
-    assert value(row, "round", round_=2)["items"] == 23
+    last, other = kept.values()
+    assert [value(row, *of)["items"] for of in (("round", "", 2), ("round", "", 1), ("start", "shown"))] == [23, 24, 24]
+    assert value(row, "round", round_=2)["seeds"]["0"] == pytest.approx(statistics.fmean(last.values()))
     assert gain(row, ("start", "held_out"), ("round", 2))["items"] == 23
-    assert gain(row, ("start", "shown"), ("round", 1))["items"] == 24
-    rest = [json.loads(line)["values"]["pass@1"][0] for line in lines[1:]]
-    assert value(row, "round", round_=2)["seeds"]["0"] == pytest.approx(statistics.fmean(rest))
+    both = gain(row, ("control", "seeds"), ("round", 2))
+    assert both["items"] == 22
+    assert both["seeds"]["0"] == pytest.approx(
+        statistics.fmean(last[name] - other[name] for name in {*last} & {*other})
+    )
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_is_there(run: Rounds, tmp_path: Path) -> None:
@@ -273,9 +282,13 @@ def test_lower_may_be_better(tmp_path: Path) -> None:
     measure = [Measure("perplexity", "log", higher_is_better=False, share=False)]
     for stage in run.planned():
         if stage.command == "evaluate":
-            loss = {"start": 3.0, "control": 2.5, "evaluate": 2.0}[
-                stage.key.split("/")[-1 if "round" in stage.key else 0].split("-")[0]
-            ]
+            loss = (
+                2.8
+                if stage.key == "start/shown"
+                else {"start": 3.0, "control": 2.5, "evaluate": 2.0}[
+                    stage.key.split("/")[-1 if "round" in stage.key else 0].split("-")[0]
+                ]
+            )
             items = [ItemResult(f"i{n}", {"perplexity": ((loss + 0.01 * n) * (n + 5), n + 5.0)}) for n in range(40)]
             write_evaluation(stage.folder, items, {}, measures=measure)
     write_summary(run.settings, run.state.data)
@@ -284,6 +297,7 @@ def test_lower_may_be_better(tmp_path: Path) -> None:
     weights = [n + 5 for n in range(40)]
     mean = sum(0.01 * n * weight for n, weight in enumerate(weights)) / sum(weights)
     assert value(row, "round", round_=1)["mean"] == pytest.approx(math.exp(2 + mean))
+    assert row["base"] == "shown", "the lower one is the better way of asking"
     found = gain(row, ("start", "held_out"), ("round", 1))
     assert found["difference"] == pytest.approx(math.exp(2 + mean) - math.exp(3 + mean))
     assert found["high"] < 0 and found["shown"] == "down" and found["p"] < 0.001

@@ -158,7 +158,8 @@ class _Machine:
         try:
             while not process.exited():
                 await asyncio.sleep(_LOOK)
-                self.display.status(f"{stage.key}: {_last(log)}")
+                if said := _last(log):
+                    self.display.status(f"{stage.key}: {said}")
                 if self.deadline is not None and time.time() > self.deadline:
                     await process.stop()
                     raise self._late()

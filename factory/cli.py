@@ -181,7 +181,7 @@ def _through_hydra(command: str, words: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from factory.compose import first_line, register_user_conf, resolve, rewrite_overrides
+    from factory.compose import added, first_line, register_user_conf, resolve, rewrite_overrides
     from factory.config import fail_on
     from factory.prompts import data_dir
 
@@ -201,7 +201,7 @@ def _through_hydra(command: str, words: list[str]) -> int:
             _complain(error)
             statuses.append(error.status)
 
-    sys.argv = [f"python -m factory {command}", *flags, *overrides]
+    sys.argv = [f"python -m factory {command}", *flags, *map(added, overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
     try:
         hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command)(job)()
@@ -320,8 +320,7 @@ def _iterate(composed: dict[str, Any], problems: list[str]) -> int:
 
 def _export(composed: dict[str, Any], problems: list[str]) -> int:
     from factory.config import fail_on, validated
-    from factory.export import export
-    from factory.settings import ExportSettings
+    from factory.export import ExportSettings, export
 
     data = {key: value for key, value in composed.items() if key != "hydra"}
     settings = validated(ExportSettings, data, "", problems)
@@ -357,6 +356,7 @@ def _run_folder(words: Sequence[str]) -> Path:
 
 def _report(words: list[str]) -> int:
     from factory.report import write_report
+    from factory.report.selection import is_export, write_selection_report
     from factory.report.training import write_training_report
     from factory.report.training_run import is_training
 
@@ -368,6 +368,9 @@ def _report(words: list[str]) -> int:
         return EXIT_DONE
     if is_training(folder) and not (folder / "journal.db").exists():
         print(write_training_report(folder))
+        return EXIT_DONE
+    if is_export(folder):
+        print(write_selection_report(folder))
         return EXIT_DONE
     print(write_report(_run_folder(words)))
     return EXIT_DONE

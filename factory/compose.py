@@ -52,7 +52,7 @@ def compose_config(command: str, overrides: Sequence[str]) -> tuple[dict[str, An
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(data_dir("conf")), version_base="1.3"):
         try:
-            config = compose(command, overrides=words)
+            config = compose(command, overrides=[added(word) for word in words])
         except (HydraException, OmegaConfBaseException):
             config = _compose_what_fits(command, words, problems)
     return resolve(config, problems), problems
@@ -63,11 +63,16 @@ def _compose_what_fits(command: str, words: Sequence[str], problems: list[str]) 
     good: list[str] = []
     config = None
     for word in words:
-        try:
-            config = compose(command, overrides=[*good, word])
-            good.append(word)
-        except (HydraException, OmegaConfBaseException) as error:
-            problems.append(f"{word.removeprefix('++')}: {first_line(error)}")
+        # A new endpoint's part is added; one that the task's own YAML has is replaced.
+        for form in dict.fromkeys((added(word), word)):
+            try:
+                config = compose(command, overrides=[*good, form])
+                good.append(form)
+                break
+            except (HydraException, OmegaConfBaseException) as error:
+                said = first_line(error)
+        else:
+            problems.append(f"{word.removeprefix('++')}: {said}")
     return config if config is not None else compose(command)
 
 
@@ -118,6 +123,11 @@ def rewrite_overrides(overrides: Sequence[str], *, sweep: bool = False) -> tuple
         else:
             values.append(f"++{text}")
     return [*choices, *values], problems
+
+
+def added(word: str) -> str:
+    """`model@endpoints.NAME.model=...` chooses for a place that no file of `conf/` names, so Hydra wants it added."""
+    return f"+{word}" if re.match(r"(model|engine)@endpoints\.", word) else word
 
 
 def _is_choice(override: Override) -> bool:

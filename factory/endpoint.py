@@ -39,6 +39,29 @@ def checked_endpoint(data: dict[str, Any], where: str, problems: list[str]) -> N
         data["model"] = {**model, "path": "unset", "name": "unset"}
 
 
+def checked_endpoints(data: dict[str, Any], problems: list[str]) -> None:
+    """Check every entry of `data["endpoints"]` as `checked_endpoint` does; one that lacks a part is told and left out."""
+    found = data.get("endpoints")
+    if not isinstance(found, Mapping):
+        return
+    checked: dict[str, Any] = {}
+    for name, entry in found.items():
+        where = f"endpoints.{name}"
+        if not re.fullmatch(r"[A-Za-z_]\w*", str(name)):
+            problems.append(f"{where}: is no name: use letters, digits and _")
+        elif isinstance(entry, Mapping):
+            parts = {"model": "owner/name", "engine": "openai"}
+            missing = [part for part in parts if not isinstance(entry.get(part), Mapping)]
+            problems += [f"{where}.{part}: must be given, as {part}@{where}.{part}={parts[part]}" for part in missing]
+            if not missing:
+                checked[name] = dict(entry)
+                checked_endpoint(checked[name], f"{where}.", problems)
+        else:
+            problems.append(f"{where}={entry}: should hold a model and an engine, as model@{where}.model=owner/name "
+                            f"engine@{where}.engine=openai")  # fmt: skip
+    data["endpoints"] = checked
+
+
 def api_key(model: ModelSettings, engine: OpenAIEngine | VllmEngine, where: str, problems: list[str]) -> str:
     """The key, which goes nowhere but into the client; tells where there is none, or no engine."""
     if isinstance(engine, VllmEngine):
@@ -51,11 +74,4 @@ def api_key(model: ModelSettings, engine: OpenAIEngine | VllmEngine, where: str,
             f"{where}model={model.name}: is served by engine=vllm; with engine=openai give the name that the server "
             "knows its model by, as model=custom model.path=NAME"
         )
-    local = all(re.match(r"https?://(localhost|127\.\d+\.\d+\.\d+|\[::1\])([:/]|$)", url) for url in engine.urls)
-    key = os.environ.get(engine.api_key_env, "") if engine.api_key_env else "none"
-    if not key and not local:
-        problems.append(
-            f"{where}engine.api_key_env={engine.api_key_env}: this variable is not set; export "
-            f"{engine.api_key_env}=..., or give {where}engine.api_key_env=null for a server that needs no key"
-        )
-    return key or "none"
+    return engine.api_key(f"{where}engine", problems)

@@ -45,6 +45,14 @@ class Stopped(UserError):
     status = EXIT_STOPPED
 
 
+class EngineGone(UserError):
+    """No server of an endpoint can be reached: it was not there when the run first asked. Others may still answer."""
+
+
+class EngineLost(EngineGone, Stopped):
+    """The same for one that had answered before, or that takes no more requests from this account."""
+
+
 class RecordError(Exception):
     """This record failed; its text is the reason, such as "parse: no code block".
 

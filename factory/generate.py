@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factory.endpoint_rooms import EndpointRooms
 from factory.engine.asker import Asker
-from factory.engine.limits import Budget
 from factory.engine_room import EngineRoom
 from factory.errors import EXIT_DONE, EXIT_STOPPED, Stopped, UserError
-from factory.generators.base import Context, Grows, Remembers
+from factory.generators.base import Asked, Context, Grows, Remembers
 from factory.journal import Journal
 from factory.outputs import carried_columns, final_fates, versions, write_config, write_data, write_json, write_manifest
 from factory.pipeline import Pipeline
@@ -58,14 +58,15 @@ class _Run:
         self.started = time.time()
         settings = plan.settings
         self.room = EngineRoom(settings.model, settings.engine, plan.api_key, folder / "logs", display)
+        self.others = EndpointRooms(settings, plan.endpoint_keys, folder / "logs", display)
         self.identity = self.room.identity
         self.config = self._config_id()
-        self.budget = Budget(settings.budget, (settings.model.price.input, settings.model.price.output))
-        requests, prompt_tokens, completion_tokens, _ = journal.spent()
-        self.budget.charge(prompt_tokens, completion_tokens, requests)
+        self.budgets = self.others.budgets(journal)
+        self.budget = self.budgets[None]
         self.sandbox: Sandbox | None = None
         self.asker: Asker
         self.opener: Opener
+        self.endpoints: Mapping[str, Asked] = {}
 
     def _config_id(self) -> int:
         """This configuration's number; says so where the run began with another one."""
@@ -76,7 +77,7 @@ class _Run:
             "templates": self.plan.template_digest,
             "model": model,
         }
-        number = self.journal.config_id(self.plan.fate_key(self.identity), config)
+        number = self.journal.config_id(self.plan.fate_key(self.identity, self.others.identities), config)
         if before is not None and before[0] != number:
             changed = _changes(before[1], config)
             self.display.say(
@@ -94,6 +95,7 @@ class _Run:
                 from factory.sandbox import open_sandbox
 
                 self.sandbox = await stack.enter_async_context(open_sandbox(self.plan.settings.sandbox))
+            self.endpoints = await stack.enter_async_context(self.others.open(self.journal, self.budgets))
             self.asker = await stack.enter_async_context(self.room.open(self.journal, self.budget))
             resources = Resources(self.folder / "logs", self.display.status, self.display.say)
             self.opener = await stack.enter_async_context(Opener(resources))
@@ -110,6 +112,10 @@ class _Run:
             template_digest=plan.template_digest,
             sampling=plan.settings.model.sampling,
             chat=plan.settings.model.chat,
+            prompt_form=plan.settings.model.prompt_form,
+            path=plan.settings.model.path,
+            tokens=plan.settings.model.context,
+            endpoints=self.endpoints,
             sandbox=self._open_sandbox,
             opener=self.opener,
         )
@@ -182,7 +188,7 @@ class _Run:
         if settings.in_flight is not None:
             return settings.in_flight
         # More than the engine takes, so that it stays full while others are between two requests or in the sandbox.
-        capacity = self.room.capacity
+        capacity = self.room.capacity + self.others.capacity
         workers = capacity * 3 // 2 if self.plan.generator.uses_sandbox else capacity + capacity // 4
         if isinstance(self.plan.generator, Remembers):
             workers = 3 * capacity  # some of them wait for what the ones before them find
@@ -212,12 +218,14 @@ class _Run:
             "reasons": dict(totals.reasons.most_common()),
             "keep": plan.rule.text,
             "scores": totals.scores,
+            "score_errors": {name: dict(said.most_common()) for name, said in sorted(totals.score_errors.items())},
             "model": {
                 "name": plan.settings.model.name,
                 "path": plan.settings.model.path,
                 "digest": self.room.digest,
             },
             "engine": {"kind": plan.settings.engine.kind},
+            "endpoints": self.others.described(self.journal),
             "templates": plan.template_digest,
             "seed": plan.settings.seed,
             "requests": requests,

@@ -330,6 +330,16 @@ class Journal:
             data = Record.model_validate(unpack(record))
             yield Fate(seed_index, sample, data, unpack(story), bool(final), made_at), fingerprint
 
+    def plain_records(self, config: int) -> Generator[tuple[int, dict[str, Any], str | None], None, None]:
+        """(seed, record as plain data, fingerprint) in the order of the seeds. It was checked when it was written."""
+        with self.reported():
+            rows = self._reader.cursor().execute(
+                "SELECT seed_index, record, fingerprint FROM records WHERE config=? ORDER BY seed_index, sample",
+                (config,),
+            )
+            for seed_index, record, fingerprint in rows:
+                yield seed_index, unpack(record), fingerprint
+
     def find_record(self, prefix: str) -> list[tuple[int, Fate]]:
         """Fates whose record id begins with `prefix`, the latest configuration first."""
         rows = self._reader.execute(
@@ -357,6 +367,12 @@ class Journal:
             "FROM responses"
         ).fetchone()
         return int(row[0]), int(row[1]), int(row[2]), float(row[3])
+
+    def spent_by_label(self) -> list[tuple[str, int, int, int]]:
+        """(label, requests answered, prompt tokens, completion tokens), over the run's whole life."""
+        return self._reader.execute(
+            "SELECT label, count(*), sum(prompt_tokens), sum(completion_tokens) FROM responses GROUP BY label"
+        ).fetchall()
 
     def timeline(self) -> Generator[tuple[float, float, int, int, str], None, None]:
         """(made at, seconds, prompt tokens, completion tokens, label) of every response, in time order."""

@@ -22,6 +22,7 @@ from factory.errors import ConfigError, near
 from factory.journal import Fate, Journal
 from factory.records import Message, Record
 from factory.run_folder import unwritable
+from factory.scoring import SCORE_ERRORS
 from factory.selection import Seen
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 ROWS_A_GROUP = 2_000  # bounds memory, and is still long enough for Parquet's compression
 BYTES_A_GROUP = 8 << 20  # of JSON: rows may be whole books
 ROWS_A_FILE = 200_000
-RESERVED = ("id", "task", "messages", "scores", "meta", "reason", "parents", "usage")
+RESERVED = ("id", "task", "messages", "scores", "meta", "reason", "parents", "usage", SCORE_ERRORS)
 
 
 def no_run(folder: Path) -> ConfigError:
@@ -69,6 +70,7 @@ class Totals:
     rejected: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    score_errors: dict[str, Counter[str]] = field(default_factory=dict)
 
     def count(self, fate: Fate) -> None:
         self.seeds += fate.sample == 0
@@ -77,11 +79,26 @@ class Totals:
         else:
             self.rejected += 1
             self.reasons[fate.record.reason] += 1
+        self._count_errors(fate.record)
         for name, score in fate.record.scores.items():
             entry = self.scores.setdefault(name, {"count": 0, "sum": 0.0, "min": score.value, "max": score.value})
             entry["count"] += 1
             entry["sum"] += score.value
             entry["min"], entry["max"] = min(entry["min"], score.value), max(entry["max"], score.value)
+
+    def _count_errors(self, record: Record) -> None:
+        """Scores that could not be had, by scorer and by what it said; part of a score (a member of a panel) counts, too.
+
+        Few sayings are kept apart: they may hold what a model wrote.
+        """
+        said = list(record.meta.get(SCORE_ERRORS, {}).items())
+        for name, score in record.scores.items():
+            parts = score.detail.get("errors")
+            said += [(f"{name} (in part)", why) for why in parts.values()] if isinstance(parts, Mapping) else []
+        for scorer, why in said:
+            known = self.score_errors.setdefault(scorer, Counter())
+            text = str(why)[:200]
+            known[text if text in known or len(known) < 50 else "other reasons"] += 1
 
 
 def write_data(folder: Path, fates: Iterable[Fate], columns: Mapping[str, str], scores: Sequence[str]) -> Totals:
@@ -228,9 +245,14 @@ def plain_turns(messages: Iterable[Message]) -> list[dict[str, str]]:
 
 def carried(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
     """The source's columns of a record, each in its column's type."""
-    values = {name: record.meta.get(name) for name in columns}
+    return typed(record.meta, columns)
+
+
+def typed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The values of the columns, JSON where their kind is that."""
+    found = {name: values.get(name) for name in columns}
     return {
-        name: _json(value) if columns[name] == "json" and value is not None else value for name, value in values.items()
+        name: _json(value) if columns[name] == "json" and value is not None else value for name, value in found.items()
     }
 
 
@@ -242,16 +264,21 @@ def carried_columns(fates: Iterable[Fate]) -> dict[str, str]:
     """Name and type of every column that the source's rows carried through; mixed types become JSON text."""
     kinds: dict[str, str] = {}
     for fate in fates:
-        for name, value in fate.record.meta.items():
-            if name in RESERVED or value is None:
-                continue
-            kind = {str: "string", int: "int", float: "float", bool: "bool"}.get(type(value), "json")
-            if kind == "int" and not -(2**63) <= value < 2**63:
-                kind = "json"
-            known = kinds.setdefault(name, kind)
-            if known != kind:
-                kinds[name] = "float" if {known, kind} == {"int", "float"} else "json"
+        join_kinds({name: value for name, value in fate.record.meta.items() if name not in RESERVED}, kinds)
     return kinds
+
+
+def join_kinds(values: Mapping[str, Any], kinds: dict[str, str]) -> None:
+    """Widen the columns' `kinds` so that they hold these values, too."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        kind = {str: "string", int: "int", float: "float", bool: "bool"}.get(type(value), "json")
+        if kind == "int" and not -(2**63) <= value < 2**63:
+            kind = "json"
+        known = kinds.setdefault(name, kind)
+        if known != kind:
+            kinds[name] = "float" if {known, kind} == {"int", "float"} else "json"
 
 
 def versions() -> dict[str, str]:

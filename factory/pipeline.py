@@ -11,29 +11,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from factory.errors import GeneratorError, RecordError, ScorerError, Stopped, UserError, boundary
+from factory.errors import GeneratorError, RecordError, Stopped, UserError, boundary
 from factory.generators.base import Context, Generator, Remembers
 from factory.journal import Fate, Journal
-from factory.records import Record, Score
+from factory.records import Record
+from factory.scoring import GroupScorer, Scorer, Scoring
 from factory.selection import KeepRule, Seen
 from factory.sources import Item
-
-
-class Scorer(Protocol):
-    """Gives a record one or more named scores; raises where it cannot, which is never a zero.
-
-    `names` are those of its scores, `templates` of the prompts it renders, `uses_sandbox` whether it runs code. It may
-    have `check(where) -> problems` of its settings, `identity` (JSON) of a model of its own, which is part of what decides
-    a record's fate, and `ready(resources)`, a context manager whose value `context.opened(self)` gives.
-    """
-
-    names: Sequence[str]
-    templates: Sequence[str]
-    uses_sandbox: bool
-
-    async def score(self, record: Record, context: Context) -> Mapping[str, Score]: ...
 
 
 class Frontier:
@@ -113,7 +98,7 @@ class Pipeline:
     """
 
     generator: Generator
-    scorers: Mapping[str, Scorer]
+    scorers: Mapping[str, Scorer | GroupScorer]
     rule: KeepRule
     journal: Journal
     config: int
@@ -124,6 +109,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.progress = Progress(Frontier(self.wanted))
+        self._scoring = Scoring(self.scorers, self.rule)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._moved, self._pulling = asyncio.Event(), asyncio.Lock()
         self._stopping = False
@@ -263,34 +249,7 @@ class Pipeline:
             return [context.record((), self._seed_meta(item), reason=str(error))], error.final
         if not made:
             return [context.record((), self._seed_meta(item), reason="the generator gave no record")], True
-        final = True
-        records = []
-        for record in made:
-            try:
-                records.append(await self._judge(record, context))
-            except RecordError as error:
-                final = final and error.final
-                records.append(record.model_copy(update={"kept": False, "reason": str(error)}))
-        return records, final
-
-    async def _judge(self, record: Record, context: Context) -> Record:
-        """Score a record until its fate is clear, and say it."""
-        if record.reason:
-            return record
-        scores: dict[str, Score] = {}
-        for name, scorer in self.scorers.items():
-            if self.rule.decide(scores)[0] is False:
-                break
-            async with boundary(ScorerError, name):
-                scores |= await scorer.score(record, context)
-        kept, reason = self.rule.decide(scores)
-        if kept is None:
-            raise ScorerError(
-                f"keep: {self.rule.text!r} cannot be decided from the scores {', '.join(scores) or 'none'}"
-            )
-        if kept:  # whatever a score may be blamed for, it was not
-            scores = {name: score.model_copy(update={"reason": ""}) for name, score in scores.items()}
-        return record.model_copy(update={"scores": scores, "kept": kept, "reason": reason, "usage": context.usage})
+        return await self._scoring.fates(made, context)
 
     def _seed_meta(self, item: Item) -> dict[str, object]:
         """What a record that was never made still tells: its seed row, where the generator's records have it."""

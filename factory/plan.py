@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory import config
-from factory.endpoint import SOME_ENGINE, api_key, checked_endpoint
-from factory.errors import ConfigError
+from factory.endpoint import SOME_ENGINE, api_key, checked_endpoint, checked_endpoints
+from factory.errors import ConfigError, near
 from factory.generators.base import Generator, Grows
-from factory.pipeline import Scorer
 from factory.prompts import Templates
 from factory.records import content_hash
+from factory.scoring import GroupScorer, Scorer
 from factory.selection import KeepRule
 from factory.settings import GenerateSettings
 from factory.sources import Source
@@ -30,6 +30,7 @@ _SOME: Mapping[str, Any] = {
     "source": {},
     "scorers": {},
     "sandbox": {},
+    "endpoints": {},
     "budget": {},
     "model": {"name": "some", "path": "some"},
     "engine": SOME_ENGINE,
@@ -38,12 +39,15 @@ _SOME: Mapping[str, Any] = {
 
 @dataclass
 class Plan:
-    """A run, ready to be started. `wanted` is None for every row of a source; `attempts` bounds the seeds tried."""
+    """A run, ready to be started. `wanted` is None for every row of a source; `attempts` bounds the seeds tried.
+
+    `endpoint_keys` are the keys of the endpoints beside the run's own engine, by name.
+    """
 
     settings: GenerateSettings
     composed: Mapping[str, Any]
     generator: Generator
-    scorers: Mapping[str, Scorer]
+    scorers: Mapping[str, Scorer | GroupScorer]
     rule: KeepRule
     source: Source
     templates: Templates
@@ -51,14 +55,22 @@ class Plan:
     wanted: int | None
     attempts: int | None
     api_key: str
+    endpoint_keys: Mapping[str, str]
 
     @property
     def task(self) -> str:
         return self.generator.settings.name
 
-    def fate_key(self, identity: str) -> str:
-        """One hash of all that decides a record's fate; `n`, budgets, addresses and patience are not among it."""
+    def fate_key(self, identity: str, endpoints: Mapping[str, str]) -> str:
+        """One hash of all that decides a record's fate; `n`, budgets, addresses and patience are not among it.
+
+        `endpoints` are the identities of those beside the run's own engine, by name.
+        """
         settings = self.settings
+        others = {
+            name: (identity, settings.endpoints[name].model.sampling.body(), settings.endpoints[name].model.prompt_form)
+            for name, identity in endpoints.items()
+        }
         return content_hash(
             settings.task,
             settings.source.model_dump(exclude={"limit"}),
@@ -71,6 +83,7 @@ class Plan:
             self.template_digest,
             identity,
             *([identities] if (identities := self.scorer_identities()) else []),
+            *([others] if others else []),
         )
 
     def scorer_identities(self) -> dict[str, Any]:
@@ -93,6 +106,10 @@ def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
         problems += generator.check(None if grows else _columns(source, problems))
     wanted, attempts = _bounds(settings, source, problems)
     key = api_key(settings.model, settings.engine, "", problems)
+    keys = {
+        name: api_key(place.model, place.engine, f"endpoints.{name}.", problems)
+        for name, place in settings.endpoints.items()
+    }
     config.fail_on(problems)
     assert generator is not None
     assert rule is not None
@@ -109,12 +126,14 @@ def make_plan(composed: Mapping[str, Any], problems: list[str]) -> Plan:
         wanted=wanted,
         attempts=attempts,
         api_key=key,
+        endpoint_keys=keys,
     )
 
 
 def _settings(composed: Mapping[str, Any], problems: list[str]) -> GenerateSettings | None:
     data = {key: value for key, value in composed.items() if key != "hydra"}
     checked_endpoint(data, "", problems)
+    checked_endpoints(data, problems)
     return config.validated(GenerateSettings, data, "", problems, _SOME)
 
 
@@ -157,9 +176,9 @@ def lacks(plug_in: Any, wanted: Sequence[str], where: str, problems: list[str]) 
 
 def _scorers(
     settings: GenerateSettings, templates: Templates, problems: list[str]
-) -> tuple[dict[str, Scorer], dict[str, str]]:
+) -> tuple[dict[str, Scorer | GroupScorer], dict[str, str]]:
     """The scorers that are enabled, and their keep rules by the keys that hold them."""
-    scorers: dict[str, Scorer] = {}
+    scorers: dict[str, Scorer | GroupScorer] = {}
     rules: dict[str, str] = {}
     for key, data in settings.scorers.items():
         where, own = f"scorers.{key}", dict(data)
@@ -171,12 +190,14 @@ def _scorers(
                             f"{', '.join(config.options('scorer'))} in conf/scorer)")  # fmt: skip
             continue
         found = config.imported(name, f"{where}.scorer", problems)
-        if lacks(found, ("Settings", "score"), f"{where}.scorer={name}", problems):
+        method = "score_group" if hasattr(found, "score_group") else "score"
+        if lacks(found, ("Settings", method), f"{where}.scorer={name}", problems):
             continue
         checked = config.validated(found.Settings, own, where, problems)
         if checked is None or not enabled:
             continue
-        scorer: Scorer = found(checked)
+        problems += _unknown_endpoints(checked, settings.endpoints, where)
+        scorer: Scorer | GroupScorer = found(checked)
         if lacks(scorer, ("names", "templates", "uses_sandbox"), f"{where}.scorer={name}", problems):
             continue
         scorers[key] = scorer
@@ -191,8 +212,23 @@ def _scorers(
     return scorers, rules
 
 
+def _unknown_endpoints(scorer: Any, endpoints: Mapping[str, Any], where: str) -> list[str]:
+    """Names in a scorer's `endpoint` or `panel` that no endpoint has; None and nothing are the run's own model."""
+    asked = {"endpoint": (getattr(scorer, "endpoint", None),), "panel": getattr(scorer, "panel", None) or ()}
+    there = ", ".join(endpoints) or "none; model@endpoints.NAME.model=... engine@endpoints.NAME.engine=... makes one"
+    return [
+        f"{where}.{key}={name}: no such endpoint{near(name, endpoints)} (there is {there})"
+        for key, names in asked.items()
+        for name in names
+        if name is not None and name not in endpoints
+    ]
+
+
 def _rule(
-    settings: GenerateSettings, scorers: Mapping[str, Scorer], rules: Mapping[str, str], problems: list[str]
+    settings: GenerateSettings,
+    scorers: Mapping[str, Scorer | GroupScorer],
+    rules: Mapping[str, str],
+    problems: list[str],
 ) -> KeepRule | None:
     """The run's own rule, or what every scorer's says."""
     names = {name for scorer in scorers.values() for name in scorer.names}

@@ -97,8 +97,8 @@ def test_what_is_lost_says_why(tmp_path: Path, answer: str, reason: str) -> None
 
 def test_a_small_model_continues_examples(tmp_path: Path) -> None:
     def script(body: dict[str, Any]) -> Reply:
-        if "response_format" in body:
-            return Reply('{"reason": "so", "score": 5}')
+        if body["prompt"].endswith("Judgement:"):
+            return Reply(" It fits.\nScore: 5\n")
         assert body["prompt"].endswith(f"Answer: {paragraph(0)}\nRequest:")
         return Reply(" Describe a town with bridges.\n")
 

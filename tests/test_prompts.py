@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 TEMPLATES = sorted(str(path.relative_to(ROOT / "prompts")) for path in (ROOT / "prompts").rglob("*.j2"))
 EXAMPLE = {"problem": "Write a function that doubles.", "solution": "def double(x):\n    return 2 * x", "cases": "x",
            "tests": ["assert double(2) == 4"], "signature": "double(x)", "text": "An example."}  # fmt: skip
+CRITERIA = [{"name": "kindness", "label": "Kindness", "text": "Is it kind?", "low": 1, "high": 5}]
 # What each template is given, by whoever renders it (factory/generators, factory/scorers, factory/evaluation).
 GIVEN: dict[str, dict[str, Any]] = {
     "code/chat/problem_snippet.j2": {"snippet": "x = 1", "language": "python", "level": "beginner"},
@@ -56,8 +57,13 @@ GIVEN: dict[str, dict[str, Any]] = {
     "instructions_with_constraints/revision.j2": {"constraints": ["No comma.", "No digit."]},
     "evaluate/humaneval.j2": {"problem": "def double(x):", "name": "double"},
     "evaluate/reasoning.j2": {"question": "What is 2 + 2?"},
-    "evaluate/preference.j2": {"question": "Hi", "first": "Hello.", "second": "What?", "criteria": "- Is it kind?"},
-    "judge/rubric.j2": {"conversation": [{"role": "user", "content": "Hi"}], "rubric": "- Is it kind?", "low": 1, "high": 5},
+    "judge/chat/pairwise.j2": {"question": "Hi", "first": "Hello.", "second": "What?", "criteria": "- Is it kind?"},
+    "judge/chat/rubric.j2": {"conversation": [{"role": "user", "content": "Hi"}], "criteria": CRITERIA, "material": "A text."},
+    "judge/few_shot/rubric.j2": {"criteria": CRITERIA, "examples": [{"request": "Hi", "answer": "Hello.", "reason": "So.",
+                                 "grades": {"kindness": 3}}], "request": "Hi", "answer": "What?", "material": "A text."},
+    "judge/few_shot/pairwise.j2": {"criteria": "- Is it kind?", "examples": [{"question": "Hi", "first": "Hello.",
+                                   "second": "What?", "reason": "So.", "better": "first"}],
+                                   "question": "Hi", "first": "Hello.", "second": "What?"},
 }  # fmt: skip
 IN_ONE_BRANCH = {("backtranslation/ask.j2", "code"), ("backtranslation/ask.j2", "style")}
 UNUSED = {"code/chat/problem_snippet.j2": {"level"}}
@@ -79,6 +85,10 @@ GIVEN |= {
            ("few_shot", "instructions", {"examples": ["Sing."]}),
            *(("few_shot", name, _INSTRUCTION) for name in ("classification", "output_first", "input_first")),
        )},
+    **{f"difficulty/{form}/judge.j2": {**_INSTRUCTION, "levels": {"easy": "one step", "hard": "many"}} for form in ("chat", "few_shot")},
+    **{f"tags/{form}/tag.j2": {**_INSTRUCTION, "least": 1, "most": 5} for form in ("chat", "few_shot")},
+    **{f"topic/{form}/choose.j2": {**_INSTRUCTION, "within": "Sport", "choices": {"Tennis": ["How do I serve?"]}}
+       for form in ("chat", "few_shot")},
     "topic_tree/chat/topics.j2": {"subject": "maths", "level": "beginner", "path": ["algebra"], "count": 8, **_LIST},
     "topic_tree/chat/open_qa.j2": {"area": "Sport", **_TOPIC, "count": 4},
     "topic_tree/chat/writing.j2": {"area": "Sport", **_TOPIC, "text_type": "letter", "count": 4},

@@ -19,15 +19,10 @@ from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSetti
 from factory.generators.base import Context, chat
 from factory.prompts import Templates
 from factory.records import Message, Record, content_hash
+from factory.scorers.comparison import Verdict, compare, worth
 from factory.settings import Endpoint
 from factory.sources import Item, Source
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"reason": {"type": "string"}, "better": {"type": "string", "enum": ["first", "second", "tie"]}},
-    "required": ["reason", "better"],
-    "additionalProperties": False,
-}
 _MEASURES = (
     Measure("win_rate"),
     Measure("wins"),
@@ -125,16 +120,12 @@ class Preference:
         said = await together(
             self._ask(row["question"], first, second, context) for first, second in (pair, pair[::-1])
         )
-        meta |= {"said": [one["better"] for one in said], "reasons": [one["reason"] for one in said]}
+        meta |= {"said": [one.better for one in said], "reasons": [one.reason for one in said]}
         return context.record((), meta)
 
-    async def _ask(self, question: str, first: str, second: str, context: Context) -> Mapping[str, Any]:
+    async def _ask(self, question: str, first: str, second: str, context: Context) -> Verdict:
         settings = self.settings
-        text = context.render(
-            settings.template, question=question, first=first, second=second, criteria=settings.criteria
-        )
-        answer: Mapping[str, Any] = await context.ask_json(chat(text), SCHEMA, label="judge")
-        return answer
+        return await compare(context, question, first, second, criteria=settings.criteria, template=settings.template)
 
     def summarise(self, done: Done) -> Summary:
         records = [record for record in done.get("judge", ()) if not record.reason]
@@ -154,9 +145,9 @@ class Preference:
 
 def _worth(meta: Mapping[str, Any]) -> ItemResult:
     said = tuple(meta["said"])
-    win, loss = said == ("first", "second"), said == ("second", "first")
+    win, loss = worth(said) == 1, worth(said) == 0
     values = {
-        "win_rate": 1.0 if win else 0.0 if loss else 0.5,
+        "win_rate": worth(said),
         "wins": float(win),
         "losses": float(loss),
         "ties": float(not win and not loss),

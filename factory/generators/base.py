@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from factory.engine.request import Request, Response, Sampling
 from factory.engine.structured import ask_json
+from factory.errors import ConfigError
 from factory.prompts import Templates
 from factory.records import Frozen, Message, Record, Usage, content_hash
 from factory.resources import Opener, Opens
@@ -93,10 +95,24 @@ class Grows(Protocol):
     def files(self) -> Mapping[str, Any]: ...
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A model that may be asked: through whom, how it likes it, where its tokenizer is and how many tokens it takes at most
+    (`ModelSettings`; None: its own limit)."""
+
+    asker: Asker
+    sampling: Sampling
+    chat: bool
+    prompt_form: str
+    path: str = ""
+    context: int | None = None
+
+
 class Context:
     """Everything that one seed item's coroutine may use, and the story of what it did.
 
-    `rng` is the item's own: seeded by the run's seed and the item, so the same on every run.
+    `rng` is the item's own: seeded by the run's seed and the item, so the same on every run. `endpoints` are the models
+    beside the run's own, by name.
     """
 
     def __init__(
@@ -112,19 +128,31 @@ class Context:
         sandbox: Callable[[], Sandbox],
         chat: bool = True,
         opener: Opener | None = None,
+        prompt_form: str = "chat",
+        path: str = "",
+        tokens: int | None = None,
+        endpoints: Mapping[str, Asked] | None = None,
     ) -> None:
         self.item, self.settings, self.templates = item, settings, templates
         self.rng = random.Random(f"{seed}/{item.digest}/{item.index}")
         self.usage = Usage()
         self.exchanges: list[str] = []
-        self._seed, self._asker, self._sandbox, self._chat = seed, asker, sandbox, chat
-        self._opener = opener
+        self._seed, self._asker, self._sandbox, self._opener = seed, asker, sandbox, opener
         self._template_digest = template_digest
         self.sampling = settings.sampling.over(sampling)
+        self._own, self._endpoints = Asked(asker, self.sampling, chat, prompt_form, path, tokens), endpoints or {}
 
     @property
     def sandbox(self) -> Sandbox:
         return self._sandbox()
+
+    def asked(self, endpoint: str | None = None) -> Asked:
+        """Who is asked under this name; None is the run's own model, with the task's sampling over its own."""
+        if endpoint is None:
+            return self._own
+        if endpoint not in self._endpoints:
+            raise ConfigError(f"no endpoint is named {endpoint} (there is {', '.join(self._endpoints) or 'none'})")
+        return self._endpoints[endpoint]
 
     def render(self, template: str, /, **variables: Any) -> str:
         """The named template, filled in. Raises `GeneratorError` where a variable is missing."""
@@ -139,17 +167,21 @@ class Context:
         sample: int = 0,
         schema: Mapping[str, Any] | None = None,
         sampling: Sampling | None = None,
+        endpoint: str | None = None,
     ) -> Response:
         """One answer to a chat or, with `prompt` (a text, or token ids), a raw continuation; from the journal where it was asked before.
 
-        `sample` tells apart several answers to the same question; `label` names the step in reports.
+        `sample` tells apart several answers to the same question; `label` names the step in reports. `endpoint` names
+        another model than the run's own, which is drawn from as that model's own settings say.
         """
-        chosen = sampling.over(self.sampling) if sampling else self.sampling
+        asked = self.asked(endpoint)
+        chosen = sampling.over(asked.sampling) if sampling else asked.sampling
         seed = int(content_hash(self._seed, self.item.digest, self.item.index, label, sample)[:8], 16) >> 1
-        if messages and not self._chat:  # a base model: what was said so far is what it continues
+        if messages and not asked.chat:  # a base model: what was said so far is what it continues
             prompt, messages = "\n\n".join(message.content for message in messages) + "\n\n", ()
         request = Request(tuple(messages), prompt, chosen.body(), seed, schema)
-        key, response = await self._asker.ask(request, label, self.item.index)
+        step = label if endpoint is None else f"{label}@{endpoint}"
+        key, response = await asked.asker.ask(request, step, self.item.index)
         self.exchanges.append(key)
         self.usage += Usage(
             requests=1,
@@ -171,9 +203,10 @@ class Context:
         label: str = "answer",
         sample: int = 0,
         sampling: Sampling | None = None,
+        endpoint: str | None = None,
     ) -> Any:
         """An answer that fits a JSON schema; raises `RecordError` where none came after asking again."""
-        return await ask_json(self, messages, schema, label=label, sample=sample, sampling=sampling)
+        return await ask_json(self, messages, schema, label=label, sample=sample, sampling=sampling, endpoint=endpoint)
 
     async def draw(self, label: str, determined_by: Any, choose: Callable[[], Awaitable[T]]) -> T:
         """What `choose` returned (JSON) when this item first asked for it, in this run's journal.

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from factory.report.agreement_sections import agreement, judging, ranking
 from factory.report.charts import duration, number, percent
 from factory.report.collect import Findings
+from factory.report.compared import Compared
 from factory.report.frame import document, fact, folded, short
 from factory.report.html import Child, Html, h, json_script
 from factory.report.sections import browser, funnel, groups, scores, time
 from factory.report.topics import topics
 
 
-def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
+def render(manifest: Mapping[str, Any], findings: Findings, compared: Compared, run: str) -> str:
     """The whole document."""
     sections = [
         (name, title, body)
@@ -22,7 +24,10 @@ def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
             ("groups", *groups(findings)),
             ("topics", "Topics", topics(findings.topics)),
             ("time", "Tokens and time", time(findings)),
-            ("scores", "Scores", scores(manifest, findings)),
+            ("scores", "Scores", scores(manifest, findings, compared)),
+            ("right", "Which scorer is right", ranking(compared)),
+            ("agreement", "Do the scorers agree", agreement(compared)),
+            ("judging", "How judges behave", judging(compared, manifest.get("score_errors") or {})),
             ("records", "Records", browser(manifest, findings)),
         )
         if body is not None
@@ -111,6 +116,10 @@ def _provenance(manifest: Mapping[str, Any], model: Mapping[str, Any], engine: M
         "Templates": manifest.get("templates"),
         "Model": " · ".join(str(model[key]) for key in ("name", "path", "digest") if model.get(key)),
         "Engine": " · ".join(f"{key} {value}" for key, value in engine.items() if isinstance(value, str | int | float)),
+        "Asked beside it": " · ".join(
+            f"{name}: {other['name']}, {other['engine']}, {number(other['requests'])} requests, cost {other['cost']:,.4g}"
+            for name, other in (manifest.get("endpoints") or {}).items()
+        ),
         "Started": manifest.get("started_at"),
         "Ended": manifest.get("ended_at"),
         "Versions": " · ".join(f"{name} {version}" for name, version in (manifest.get("versions") or {}).items()),

@@ -77,7 +77,7 @@ def over_rounds(
     axis = tuple(f"{100 * float(text):g} %" for text in heights(shown)) if share else heights(shown)
     step = math.ceil(rounds / 8)
     ticks = [(across(n) / 1000, f"round {n}" if n == 1 else str(n)) for n in range(1, rounds + 1, step)]
-    return h("figure", _caption(title, says, known), plot(svg, summary, axis, ticks, f"curves {class_}"))  # type: ignore[arg-type]
+    return h("figure", _caption(title, says, known), plot(svg, summary, axis, ticks, f"curves {class_}"))
 
 
 def _caption(title: str, says: str, trends: Sequence[Trend]) -> Html:

@@ -239,21 +239,21 @@ def _data(results: Mapping[str, Any]) -> Said:
 def _time(results: Mapping[str, Any]) -> Said:
     told = results["utilisation"]
     share = told["share"]
-    if share["working"] is None:
-        return
+    said = []
+    if share["working"] is not None:
+        said.append(f"Something was generated or trained in {part(share['working'])} of the wall time.")
+    if share["stages"] is not None:
+        said.append(f"Stages were running in {part(share['stages'])} of it.")
     gpus = told["gpus"]
-    driver = ""
     if gpus:
         busy = sum(one["busy"] for one in gpus) / len(gpus)
         who = "the GPU was" if len(gpus) == 1 else f"the {len(gpus)} GPUs were"
-        driver = f" The driver says that {who} busy {part(busy, 0)} of it."
-    yield (
-        "seen",
-        (
-            f"Something was generated or trained in {part(share['working'])} of the wall time, and stages were running in "
-            f"{part(share['stages'])} of it.{driver}"
-        ),
-    )
+        said.append(f"The driver says that {who} busy {part(busy, 0)} of it.")
+    if said:
+        yield (
+            "seen",
+            " ".join(said).replace("of it", "of the wall time", 1) if share["working"] is None else " ".join(said),
+        )
 
 
 # ---- limits
@@ -270,6 +270,15 @@ def _limits(results: Mapping[str, Any]) -> Said:
         count = max((row["items"] for row in rows if row["suite"] == suite["name"]), default=0)
         if count and suite["when"] != "start":
             yield "limit", f"{suite['name']}: {some(count, 'item')}. {_unseen(suite)}"
+            row = headline(results, suite["name"])
+            if row is not None and _ways(row) == 1 and not (suite.get("settings") or {}).get("shots"):
+                yield (
+                    "limit",
+                    (
+                        f"{suite['name']}: the start was asked in one way only, without solved examples. Part of what is gained over it may "
+                        "be the form of an answer, which examples would have shown it."
+                    ),
+                )
     if not any(gain["from"]["of"] == "control" for gain in gains):
         yield (
             "limit",

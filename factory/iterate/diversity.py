@@ -58,7 +58,9 @@ def measure(folder: Path) -> dict[str, Any]:
 
     tally = _Tally()
     try:
-        for name in ("data", "rejected"):
+        for name in ("data", "rejected"):  # a run writes both, empty ones too
+            if not (folder / name).is_dir():
+                raise UserError(f"{folder / name} is not there, so the round's data cannot be told")
             for path in sorted((folder / name).glob("*.parquet")):
                 for turns, scores in _rows(path):
                     tally.add(turns, scores, kept=name == "data")

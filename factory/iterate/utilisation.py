@@ -98,8 +98,6 @@ def stretches(state: Mapping[str, Any]) -> tuple[list[Stretch], list[Span]]:
 def generating(journal: Path, most: int = 50_000) -> list[Span]:
     """When any response was waited for, in memory that does not grow with the journal, which is only read: it may be in
     use. Raises `UserError` where it cannot be read."""
-    if not journal.is_file():
-        return []
     found, part = list[Span](), list[Span]()
     try:
         with contextlib.closing(
@@ -157,22 +155,25 @@ def work(root: Path, state: Mapping[str, Any], problems: list[str]) -> Work:
     """Reads the journals, the metrics and the driver's file of a run; what cannot be read is told in `problems`."""
     found, wall = stretches(state)
     busy = {kind: list[Span]() for kind in ("generate", "evaluate", "train")}
-    by_stage = dict[str, list[Span]]()
+    by_stage, unknown = dict[str, list[Span]](), list[str]()
     for key, parts in _by_key(found).items():
         first = parts[0]
         if first.kind == "aside":
             continue
-        bounds = union((one.begin, one.end) for one in parts)
-        folder = root / first.folder
         try:
-            spans = (
-                training(folder, bounds) if first.kind == "train" else within(generating(folder / "journal.db"), bounds)
-            )
+            spans = _busy(root / first.folder, first.kind, union((one.begin, one.end) for one in parts))
         except UserError as error:
             problems.append(f"{key}: {error}")
-            spans = []
-        by_stage[key] = spans
-        busy[first.kind] += spans
+            spans = None
+        if spans is None and state.get("stages", {}).get(key, {}).get("done"):
+            unknown.append(key)
+        by_stage[key] = spans or []
+        busy[first.kind] += spans or []
+    if unknown:
+        problems.append(
+            f"When {len(unknown)} of the stages worked is not known, since their journal.db or metrics.jsonl is not there or "
+            f"cannot be read: {unknown[0]} for one. So no share of the wall time is told."
+        )
     every = {kind: union(spans) for kind, spans in busy.items()}
     generating_ = union([*every["generate"], *every["evaluate"]])
     either = union([*generating_, *every["train"]])
@@ -189,12 +190,20 @@ def work(root: Path, state: Mapping[str, Any], problems: list[str]) -> Work:
             "either": total(either), "both": total(both), "stages": total(running),
         },
         "share": {
-            name: value / seconds if seconds else None
-            for name, value in (("working", total(either)), ("stages", total(running)))
+            name: value / seconds if seconds and value is not None else None
+            for name, value in (("working", None if unknown else total(either)), ("stages", total(running)))
         },
         "gpus": gpus,
     }  # fmt: skip
     return Work(wall, found, by_stage, driver, numbers)
+
+
+def _busy(folder: Path, kind: str, bounds: Sequence[Span]) -> list[Span] | None:
+    """When a stage generated or trained, within its stretches; None where what would say so is not there."""
+    if kind == "train":
+        return training(folder, bounds) if any(folder.glob("**/metrics.jsonl")) else None
+    journal = folder / "journal.db"
+    return within(generating(journal), bounds) if journal.is_file() else None
 
 
 def _by_key(found: Iterable[Stretch]) -> dict[str, list[Stretch]]:

@@ -70,7 +70,7 @@ def _facts(results: Results) -> Iterator[Html]:
     if row is not None and row["last_round"] is not None:
         yield from _gain_facts(row)
     told = results["utilisation"]
-    if told["wall_seconds"]:
+    if told["share"]["working"] is not None:
         note = f"of {duration(told['wall_seconds'])} of wall time"
         yield fact("Generating or training", part(told["share"]["working"]), note)
     if told["gpus"]:

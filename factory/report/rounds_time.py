@@ -24,12 +24,13 @@ def time(results: Results, work: Work) -> Html | None:
         return None
     seconds, share = told["seconds"], told["share"]
     count = told["invocations"]
-    says = (
-        f"In {duration(told['wall_seconds'])} of wall time ({some(count, 'invocation')}"
-        + (f", {duration(told['pauses_seconds'])} between them cut out" if told["pauses_seconds"] >= 1 else "")
-        + f") something was generated or trained for {duration(seconds['either'])}, {part(share['working'])} of it; stages were "
-        f"running for {duration(seconds['stages'])}, {part(share['stages'])}."
-    )
+    says = f"{duration(told['wall_seconds'])} of wall time ({some(count, 'invocation')}"
+    says += f", {duration(told['pauses_seconds'])} between them cut out)." if told["pauses_seconds"] >= 1 else ")."
+    if share["working"] is not None:
+        says += (
+            f" Something was generated or trained for {duration(seconds['either'])}, {part(share['working'])} of it."
+        )
+    says += f" Stages were running for {duration(seconds['stages'])}, {part(share['stages'])}."
     if seconds["both"]:
         says += f" For {duration(seconds['both'])} of it both went on at the same time."
     legend = [h("span", h("i", class_=f"k-{kind}"), name) for kind, name in KINDS.items()]

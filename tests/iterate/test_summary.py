@@ -240,11 +240,35 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_there(run: Rounds, tmp_path
     write_again(folder)
     results = json_of(folder / "results.json")
     told = " ".join(results["problems"])
-    assert len(results["problems"]) == 3
-    for place in ("seed-0/round-2/evaluate-held_out", "seed-0/round-1/generate", "seed-1/round-1"):
+    assert len(results["problems"]) == 4
+    for place in (
+        "seed-0/round-2/evaluate-held_out",
+        "seed-0/round-1/generate",
+        "seed-1/round-1",
+        "When 1 of the stages worked",
+    ):
         assert place in told
     assert row_of(results, "held_out", "pass@1")["last_round"] == 1
     assert [(one["seed"], one["round"]) for one in results["diversity"]] == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_without_journals_no_share_of_the_time_is_told(run: Rounds, tmp_path: Path) -> None:
+    """As where a run's folder was fetched from another machine without its largest files."""
+    folder = tmp_path / "light"
+    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("journal.db*", "rejected", "metrics.jsonl"))
+    write_again(folder)
+    results = json_of(folder / "results.json")
+    assert results["utilisation"]["share"]["working"] is None
+    assert results["utilisation"]["share"]["stages"] > 0.9
+    assert len(results["problems"]) == 1 and "is not known" in results["problems"][0]
+    assert not any("generated or trained" in one["text"] for one in results["conclusions"])
+    assert len(results["diversity"]) == 4, "what was measured before is kept"
+    for path in folder.glob("*/*/diversity.json"):
+        path.unlink()
+    write_again(folder)
+    results = json_of(folder / "results.json")
+    assert results["diversity"] == []
+    assert sum("rejected is not there" in problem for problem in results["problems"]) == 4
 
 
 def test_the_work_of_each_stage_is_in_the_table(run: Rounds, results: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.errors import UserError
 from factory.iterate.utilisation import BINS, generating, total, training, union, within, work
 from tests.iterate.sample_rounds import write_responses
 
@@ -120,7 +121,9 @@ def test_a_journal_in_use_can_be_read(tmp_path: Path) -> None:
     with Journal(tmp_path / "a/journal.db"):
         assert generating(tmp_path / "a/journal.db") == [(10, 30), (40, 50)]
         assert generating(tmp_path / "a/journal.db", most=1) == [(10, 30), (40, 50)]
-    assert generating(tmp_path / "none.db") == []
+    with pytest.raises(UserError, match="cannot be read"):
+        generating(tmp_path / "none.db")
+    assert not (tmp_path / "none.db").exists()
 
 
 def test_the_drivers_numbers_are_of_the_wall_time_alone(tmp_path: Path) -> None:

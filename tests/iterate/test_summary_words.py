@@ -135,9 +135,18 @@ def test_limits_are_always_told(tmp_path: Path) -> None:
     assert limits[1].startswith(
         "held_out: 60 items. They are drawn from random seeds that no training data are drawn from"
     )
-    assert limits[2].startswith("No control was measured")
-    assert limits[3].startswith("Nothing is corrected for many comparisons.")
+    assert limits[2].startswith("held_out: the start was asked in one way only, without solved examples.")
+    assert limits[3].startswith("No control was measured")
+    assert limits[4].startswith("Nothing is corrected for many comparisons.")
     assert not any("held_out was measured after" in text for text in limits)
+
+
+def test_a_start_that_was_shown_examples_is_not_called_asked_in_one_way(tmp_path: Path) -> None:
+    for name, recipe in (
+        ("shown", {"evaluate": {"held_out": suite("always", shots=4)}, "controls": {}}),
+        ("two", CONTROLLED),
+    ):
+        assert not of(said(tmp_path / name, starting, recipe), "limits", "in one way only")
 
 
 def test_with_several_seeds_it_says_what_was_resampled(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ setup: .venv/.done
 	test -x $(PY) || python3 -m venv .venv
 	$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install --quiet uv
 	$(UV) pip install --python $(PY) --compile-bytecode $(TORCH) \
-	  --constraints constraints.txt --overrides overrides.txt --editable '.[$(EXTRA),train,evaluate,report,dev]'
+	  --constraints constraints.txt --overrides overrides.txt --editable '.[$(EXTRA),train,evaluate,report,select,minilm,dev]'
 	touch $@
 
 demo: setup

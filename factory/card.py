@@ -18,7 +18,7 @@ from factory.records import Record
 from factory.report.charts import duration, number, percent
 from factory.report.collect import load_manifest, open_journal
 
-_SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7))
+SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7))
 _SAMPLE = 4000  # characters shown of the one sample
 
 _FIELDS = {
@@ -98,7 +98,7 @@ def _first_kept(run_dir: Path, manifest: Mapping[str, Any]) -> Record | None:
 def _front_matter(run_dir: Path, manifest: Mapping[str, Any]) -> str:
     """JSON strings are YAML strings, so nothing in a name can break out of its place."""
     kept, task = manifest["kept"], str(manifest.get("task", "unknown"))
-    size = next((name for name, most in _SIZES if kept < most), "n>10M")
+    size = next((name for name, most in SIZES if kept < most), "n>10M")
     lines = ["---", f"pretty_name: {json.dumps(manifest.get('run') or task)}"]
     lines.append("# license: choose one and say it here; see License below")
     if language := manifest.get("language"):
@@ -125,7 +125,7 @@ def _introduction(manifest: Mapping[str, Any]) -> str:
     state = "" if manifest.get("finished") else f" The run stopped early: {why}."
     return (
         f"# {escape(manifest.get('run') or manifest.get('task'))}\n\n"
-        f"{number(kept)} synthetic records of the task `{_code(manifest.get('task'))}`, kept of {number(made)} that "
+        f"{number(kept)} synthetic records of the task `{code(manifest.get('task'))}`, kept of {number(made)} that "
         f"were made ({percent(kept, made)}).{state} The rejected ones are here too, each with its reason, and "
         "`report.html` shows both.\n\n"
         "## License\n\n"
@@ -134,11 +134,11 @@ def _introduction(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _code(text: Any) -> str:
+def code(text: Any) -> str:
     return str(text).replace("`", "'").replace("\n", " ")
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---:" if name in ("Records", "Share") else "---" for name in head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -162,7 +162,7 @@ def _how_made(manifest: Mapping[str, Any]) -> str:
     }
     rows = [(name, escape(value)) for name, value in facts.items() if value not in (None, "")]
     return (
-        "## How it was made\n\n" + _table(("What", "Value"), rows) + "\n\n`config.yaml` holds the whole configuration."
+        "## How it was made\n\n" + table(("What", "Value"), rows) + "\n\n`config.yaml` holds the whole configuration."
     )
 
 
@@ -176,7 +176,7 @@ def _funnel(manifest: Mapping[str, Any]) -> str:
         lost.append((f"{number(len(rest))} other reasons", sum(count for _, count in rest)))
     rows += [(name, number(-count), percent(count, made)) for name, count in lost]
     rows.append(("**Kept**", f"**{number(manifest['kept'])}**", percent(manifest["kept"], made)))
-    return "## Where records were lost\n\n" + _table(("Stage and reason", "Records", "Share"), rows)
+    return "## Where records were lost\n\n" + table(("Stage and reason", "Records", "Share"), rows)
 
 
 def _fields(run_dir: Path) -> str:
@@ -184,12 +184,13 @@ def _fields(run_dir: Path) -> str:
 
     files = sorted((run_dir / "data").glob("*.parquet"))
     columns = parquet.read_schema(files[0]) if files else []
-    rows = [(f"`{_code(column.name)}`", escape(_type(str(column.type))), _meaning(column.name)) for column in columns]
-    table = _table(("Field", "Type", "Meaning"), rows) if rows else "No data file was written yet."
-    return "## Fields\n\n" + table
+    rows = [
+        (f"`{code(column.name)}`", escape(shown_type(str(column.type))), _meaning(column.name)) for column in columns
+    ]
+    return "## Fields\n\n" + (table(("Field", "Type", "Meaning"), rows) if rows else "No data file was written yet.")
 
 
-def _type(name: str) -> str:
+def shown_type(name: str) -> str:
     return re.sub(r"\b(?:element|item): ", "", name)
 
 
@@ -202,14 +203,14 @@ def _sample(record: Record | None) -> str:
         return "## A sample\n\nNo record was kept."
     turns = "\n\n".join(f"[{message.role}]\n{message.content}" for message in record.messages)
     shown = turns[:_SAMPLE] + (f"\n… {number(len(turns) - _SAMPLE)} more characters" if len(turns) > _SAMPLE else "")
-    return f"## A sample\n\nRecord `{_code(record.id)}`, the first that was kept:\n\n{fenced(shown)}"
+    return f"## A sample\n\nRecord `{code(record.id)}`, the first that was kept:\n\n{fenced(shown)}"
 
 
 def _loading(run_dir: Path) -> str:
     lines = ["from datasets import load_dataset", "", 'kept = load_dataset("PATH_OR_HUB_NAME", split="train")']
     if len(list(_configs(run_dir))) > 1:
         lines.append('rejected = load_dataset("PATH_OR_HUB_NAME", "rejected", split="train")')
-    run = _code(run_dir.resolve().name)
+    run = code(run_dir.resolve().name)
     more = f"`python -m factory explain ID` tells one record's story from the journal of the run `{run}`."
     return "## How to load it\n\n" + fenced("\n".join(lines), "python") + "\n\n" + more
 
@@ -217,7 +218,7 @@ def _loading(run_dir: Path) -> str:
 def _limits(manifest: Mapping[str, Any], sample: Record | None) -> str:
     names = set(manifest.get("scores") or ()) | set(sample.scores if sample else ())
     checked = [text for name, text in _VERIFIED.items() if name in names]
-    checked += [f"The score `{_code(name)}` was computed." for name in sorted(names - set(_VERIFIED))]
+    checked += [f"The score `{code(name)}` was computed." for name in sorted(names - set(_VERIFIED))]
     unchecked = list(_UNVERIFIED)
     if "execution" in names:
         doubt = "Whether a problem and its tests mean the same: one model wrote both, and both can be wrong alike."

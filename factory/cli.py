@@ -320,8 +320,7 @@ def _iterate(composed: dict[str, Any], problems: list[str]) -> int:
 
 def _export(composed: dict[str, Any], problems: list[str]) -> int:
     from factory.config import fail_on, validated
-    from factory.export import export
-    from factory.settings import ExportSettings
+    from factory.export import ExportSettings, export
 
     data = {key: value for key, value in composed.items() if key != "hydra"}
     settings = validated(ExportSettings, data, "", problems)
@@ -357,12 +356,21 @@ def _run_folder(words: Sequence[str]) -> Path:
 
 def _report(words: list[str]) -> int:
     from factory.report import write_report
+    from factory.report.selection import is_export, write_selection_report
     from factory.report.training import write_training_report
     from factory.report.training_run import is_training
 
     folder = _named_folder(words)
+    if (folder / "state.json").exists():
+        from factory.iterate.summary import write_again
+
+        print(write_again(folder))
+        return EXIT_DONE
     if is_training(folder) and not (folder / "journal.db").exists():
         print(write_training_report(folder))
+        return EXIT_DONE
+    if is_export(folder):
+        print(write_selection_report(folder))
         return EXIT_DONE
     print(write_report(_run_folder(words)))
     return EXIT_DONE
@@ -413,7 +421,9 @@ def _complete(words: list[str]) -> int:
         return EXIT_DONE
     runs = [f"run={path.parent.name}" for path in Path("outputs").glob("*/journal.db")]
     trained = {
-        f"run={path.parent.name}" for name in ("train.json", "phases") for path in Path("outputs").glob(f"*/{name}")
+        f"run={path.parent.name}"
+        for name in ("train.json", "phases", "state.json")
+        for path in Path("outputs").glob(f"*/{name}")
     }
     offered = {"": list(COMMANDS), "report": [*{*runs, *trained}], "explain": runs}.get(command, [])
     print("\n".join(sorted(name for name in offered if name.startswith(begun))))

@@ -6,7 +6,7 @@ import copy
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -34,6 +34,7 @@ _SAYINGS = {
     "less_than": "should be less than {lt:g}",
     "less_than_equal": "should be {le:g} or less",
     "literal_error": "should be {expected}",
+    "union_tag_invalid": "its kind, {tag}, should be one of {expected_tags}",
 }
 
 
@@ -79,7 +80,7 @@ def _problem(problem: Mapping[str, Any], where: str, root: type[BaseModel], data
     path = _path(problem, data)
     key = ".".join(part for part in (where, *path) if part)
     if problem["type"] == "extra_forbidden":
-        known = sorted(field.alias or name for name, field in _owner(root, path).model_fields.items())
+        known = sorted(field.alias or name for name, field in _owner(root, path, data).model_fields.items())
         there = ", ".join(known)
         return key, f"unknown key{near(path[-1], known) or f' (there is {there})'}"
     if problem["type"] == "missing":
@@ -114,13 +115,29 @@ def _leave_out(data: dict[str, Any], path: Sequence[str], instead: Mapping[str, 
         data = inner
 
 
-def _owner(root: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
-    """The model that holds the last part of `path`."""
+def _owner(root: type[BaseModel], path: Sequence[str], data: Any) -> type[BaseModel]:
+    """The model that holds the last part of `path`; of a union's, the one that fits what is there best."""
     for part in path[:-1]:
-        annotation = root.model_fields[part].annotation if part in root.model_fields else None
-        models = [m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)]
-        root = models[0] if models else root
+        data = data.get(part) if isinstance(data, Mapping) else None
+        if part in root.model_fields:
+            candidates = list(_models(root.model_fields[part].annotation)) or [root]
+            root = max(candidates, key=lambda model: _fit(model, data))
     return root
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _fit(model: type[BaseModel], data: Any) -> tuple[bool, int]:
+    """Whether the kind is this model's, and how many keys are."""
+    if not isinstance(data, Mapping):
+        return False, 0
+    kinds = get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+    return data.get("kind") in kinds, len(data.keys() & model.model_fields.keys())
 
 
 def _shown(value: Any) -> str:

@@ -74,11 +74,4 @@ def api_key(model: ModelSettings, engine: OpenAIEngine | VllmEngine, where: str,
             f"{where}model={model.name}: is served by engine=vllm; with engine=openai give the name that the server "
             "knows its model by, as model=custom model.path=NAME"
         )
-    local = all(re.match(r"https?://(localhost|127\.\d+\.\d+\.\d+|\[::1\])([:/]|$)", url) for url in engine.urls)
-    key = os.environ.get(engine.api_key_env, "") if engine.api_key_env else "none"
-    if not key and not local:
-        problems.append(
-            f"{where}engine.api_key_env={engine.api_key_env}: this variable is not set; export "
-            f"{engine.api_key_env}=..., or give {where}engine.api_key_env=null for a server that needs no key"
-        )
-    return key or "none"
+    return engine.api_key(f"{where}engine", problems)

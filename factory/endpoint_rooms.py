@@ -63,7 +63,7 @@ class EndpointRooms:
             for name, room in self.rooms.items():
                 asker = await stack.enter_async_context(room.open(journal, budgets[name]))
                 model = room.settings
-                found[name] = Asked(asker, model.sampling, model.chat, model.prompt_form)
+                found[name] = Asked(asker, model.sampling, model.chat, model.prompt_form, model.path, model.context)
             yield found
 
     def described(self, journal: Journal) -> dict[str, dict[str, Any]]:

@@ -65,8 +65,8 @@ class _Run:
         self.budget = self.budgets[None]
         self.sandbox: Sandbox | None = None
         self.asker: Asker
-        self.endpoints: Mapping[str, Asked] = {}
         self.opener: Opener
+        self.endpoints: Mapping[str, Asked] = {}
 
     def _config_id(self) -> int:
         """This configuration's number; says so where the run began with another one."""
@@ -113,6 +113,8 @@ class _Run:
             sampling=plan.settings.model.sampling,
             chat=plan.settings.model.chat,
             prompt_form=plan.settings.model.prompt_form,
+            path=plan.settings.model.path,
+            tokens=plan.settings.model.context,
             endpoints=self.endpoints,
             sandbox=self._open_sandbox,
             opener=self.opener,

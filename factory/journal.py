@@ -330,6 +330,16 @@ class Journal:
             data = Record.model_validate(unpack(record))
             yield Fate(seed_index, sample, data, unpack(story), bool(final), made_at), fingerprint
 
+    def plain_records(self, config: int) -> Generator[tuple[int, dict[str, Any], str | None], None, None]:
+        """(seed, record as plain data, fingerprint) in the order of the seeds. It was checked when it was written."""
+        with self.reported():
+            rows = self._reader.cursor().execute(
+                "SELECT seed_index, record, fingerprint FROM records WHERE config=? ORDER BY seed_index, sample",
+                (config,),
+            )
+            for seed_index, record, fingerprint in rows:
+                yield seed_index, unpack(record), fingerprint
+
     def find_record(self, prefix: str) -> list[tuple[int, Fate]]:
         """Fates whose record id begins with `prefix`, the latest configuration first."""
         rows = self._reader.execute(

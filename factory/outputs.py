@@ -245,9 +245,14 @@ def plain_turns(messages: Iterable[Message]) -> list[dict[str, str]]:
 
 def carried(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
     """The source's columns of a record, each in its column's type."""
-    values = {name: record.meta.get(name) for name in columns}
+    return typed(record.meta, columns)
+
+
+def typed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The values of the columns, JSON where their kind is that."""
+    found = {name: values.get(name) for name in columns}
     return {
-        name: _json(value) if columns[name] == "json" and value is not None else value for name, value in values.items()
+        name: _json(value) if columns[name] == "json" and value is not None else value for name, value in found.items()
     }
 
 
@@ -259,16 +264,21 @@ def carried_columns(fates: Iterable[Fate]) -> dict[str, str]:
     """Name and type of every column that the source's rows carried through; mixed types become JSON text."""
     kinds: dict[str, str] = {}
     for fate in fates:
-        for name, value in fate.record.meta.items():
-            if name in RESERVED or value is None:
-                continue
-            kind = {str: "string", int: "int", float: "float", bool: "bool"}.get(type(value), "json")
-            if kind == "int" and not -(2**63) <= value < 2**63:
-                kind = "json"
-            known = kinds.setdefault(name, kind)
-            if known != kind:
-                kinds[name] = "float" if {known, kind} == {"int", "float"} else "json"
+        join_kinds({name: value for name, value in fate.record.meta.items() if name not in RESERVED}, kinds)
     return kinds
+
+
+def join_kinds(values: Mapping[str, Any], kinds: dict[str, str]) -> None:
+    """Widen the columns' `kinds` so that they hold these values, too."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        kind = {str: "string", int: "int", float: "float", bool: "bool"}.get(type(value), "json")
+        if kind == "int" and not -(2**63) <= value < 2**63:
+            kind = "json"
+        known = kinds.setdefault(name, kind)
+        if known != kind:
+            kinds[name] = "float" if {known, kind} == {"int", "float"} else "json"
 
 
 def versions() -> dict[str, str]:

@@ -82,8 +82,8 @@ class Plan:
             settings.model.prompt_form,
             self.template_digest,
             identity,
-            *([others] if others else []),
             *([identities] if (identities := self.scorer_identities()) else []),
+            *([others] if others else []),
         )
 
     def scorer_identities(self) -> dict[str, Any]:

@@ -83,6 +83,8 @@ class Templates:
             return [f"template {name!r} was not found in {where}{near(name, known)}"]
         except UnicodeDecodeError as error:
             return [f"template {name!r} is no text: {error}"]
+        if name.endswith((".yaml", ".yml", ".jsonl")):
+            return []  # data beside the templates: braces mean nothing in it
         return self.check_text(source, given, name, within)
 
     def check_text(

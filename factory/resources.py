@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from factory.errors import UserError
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -35,12 +37,19 @@ class Opener:
         self._opening: dict[Opens, asyncio.Task[Any]] = {}
 
     async def get(self, plug_in: Opens) -> Any:
-        """What the plug-in's `ready` gives; what it raises, it raises for everybody who asks."""
+        """What the plug-in's `ready` gives. Raises `UserError` where it fails: no record can do without."""
         if plug_in not in self._opening:
-            entering = self._stack.enter_async_context(plug_in.ready(self.resources))
-            self._opening[plug_in] = asyncio.ensure_future(entering)
+            self._opening[plug_in] = asyncio.ensure_future(self._open(plug_in))
         # Shielded: one record's cancellation must not stop the opening that others wait for.
         return await asyncio.shield(self._opening[plug_in])
+
+    async def _open(self, plug_in: Opens) -> Any:
+        try:
+            return await self._stack.enter_async_context(plug_in.ready(self.resources))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{type(plug_in).__name__} cannot be opened: {type(error).__name__}: {error}") from error
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,10 +11,13 @@ from factory.errors import UserError
 
 
 class RunLock:
-    """Keeps a second process out of a run folder; released by the kernel however this process ends."""
+    """Keeps a second process out of a run folder; released by the kernel however this process ends.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+    `remedy` names the key that chooses another folder.
+    """
+
+    def __init__(self, folder: Path, remedy: str = "run=NAME") -> None:
+        self.path, self.remedy = folder / ".lock", remedy
 
     def __enter__(self) -> RunLock:
         try:
@@ -25,7 +28,7 @@ class RunLock:
             holder = self.file.read().strip() or "unknown"
             raise UserError(
                 f"{self.path.parent} is being written by process {holder}. Wait for it, stop it, or choose another "
-                "folder with run=NAME."
+                f"folder with {self.remedy}."
             ) from None
         except OSError as error:
             raise unwritable(self.path.parent, error) from error

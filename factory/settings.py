@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from factory.engine.limits import BudgetSettings
 from factory.engine.request import Sampling
 from factory.engine.server import VllmSettings
+from factory.engine.settings import OpenAIEngine as OpenAIEngine
 from factory.engine.settings import Policy
 from factory.records import Frozen
 from factory.sandbox import SandboxConfig
@@ -37,41 +38,13 @@ class ModelSettings(Frozen):
     price: Price = Price()
 
 
-class OpenAIEngine(Policy):
-    """Any server that speaks the OpenAI protocol; several addresses share the load."""
-
-    kind: Literal["openai"]
-    base_url: str | tuple[str, ...]
-    api_key_env: str | None = "OPENAI_API_KEY"
-    identity: str | None = None  # names the endpoint in the journal's keys, so that a server may move
-    served_name: str | None = None  # what requests call the model, where that is not `model.path`
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_url(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        urls = (value,) if isinstance(value, str) else value
-        if not urls or not all(re.match(r"https?://[^/\s]+", url) for url in urls):
-            raise ValueError("is no address; it should look like http://127.0.0.1:8000/v1")
-        return value
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_variable(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z_]\w*", value):
-            raise ValueError("should be the name of an environment variable, never the key itself")
-        return value
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        return (self.base_url,) if isinstance(self.base_url, str) else tuple(self.base_url)
-
-
 class VllmEngine(VllmSettings, Policy):
     """vLLM servers that the factory starts, watches and stops itself."""
 
     kind: Literal["vllm"] = "vllm"
     concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # type: ignore[assignment]
     structured: Literal["auto", "server", "parse"] = "server"
+    samples: bool = True
 
 
 def is_folder_name(value: str | None) -> str | None:
@@ -107,20 +80,6 @@ class GenerateSettings(Frozen):
     budget: BudgetSettings
 
     _run_is_name = field_validator("run")(is_folder_name)
-
-
-class ExportSettings(Frozen):
-    """`python -m factory export`."""
-
-    run: str
-    out: str
-    format: Literal["sft", "preference"]
-    to: str
-    keep: str | None
-    max_pairs: int = Field(ge=1)
-    min_gap: float = Field(ge=0)
-    reward: str | None
-    per_group: Annotated[int, Field(ge=1)] | None
 
 
 class EvaluateSettings(Frozen):

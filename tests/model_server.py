@@ -56,7 +56,7 @@ def lognormal(key: bytes, median: float, sigma: float) -> float:
 
 def last_text(body: dict[str, Any]) -> str:
     """The last message's text, or the raw prompt."""
-    return str(body["messages"][-1]["content"] if "messages" in body else body["prompt"])
+    return str(body["messages"][-1]["content"] if "messages" in body else body.get("prompt", body.get("input")))
 
 
 class _Connection(asyncio.Protocol):
@@ -86,7 +86,7 @@ class _Connection(asyncio.Protocol):
 
     def handle(self, path: str, head: bytes, payload: bytes) -> None:
         server = self.server
-        if not path.endswith("completions"):
+        if not path.endswith(("completions", "classify")):
             return self.send(200, server.side_door(path), {})
         body = orjson.loads(payload)
         server.heads.append(head)
@@ -122,14 +122,17 @@ class _Connection(asyncio.Protocol):
             error = {"error": {"message": reply.text or "scripted error", "code": reply.status}}
             return self.send(reply.status, orjson.dumps(error), reply.headers)
         chat = "messages" in body
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reply.finish_reason, "logprobs": None}
-        choice |= {"message": {"role": "assistant", "content": reply.text}} if chat else {"text": reply.text}
+        choices = []
+        for index in range(body.get("n", 1)):
+            text = reply.text if index == 0 else f"{reply.text} ({index + 1})"
+            choice: dict[str, Any] = {"index": index, "finish_reason": reply.finish_reason, "logprobs": None}
+            choices.append(choice | ({"message": {"role": "assistant", "content": text}} if chat else {"text": text}))
         answer = {
             "id": "cmpl-1",
             "object": "chat.completion" if chat else "text_completion",
             "created": 1,
             "model": body.get("model", ""),
-            "choices": [choice],
+            "choices": choices,
             "usage": {"prompt_tokens": 10, "completion_tokens": max(1, len(reply.text) // 4), "total_tokens": 20},
         }
         self.send(200, orjson.dumps(answer), reply.headers, reply.cut)

@@ -18,6 +18,7 @@ LAYERS = [
     {"records", "errors"},
     {
         "constraints",
+        "rules",
         "prompts",
         "engine",
         "sandbox",
@@ -29,7 +30,19 @@ LAYERS = [
         "sources_code",
         "tokens",
     },
-    {"generators", "scorers", "reward", "selection", "reasoning", "reasoning_worker"},
+    {
+        "generators",
+        "scorers",
+        "reward",
+        "selection",
+        "reasoning",
+        "reasoning_worker",
+        "embedding",
+        "duplicates",
+        "likelihood",
+        "tags",
+        "taxonomy",
+    },
     {"scoring", "pipeline", "outputs"},
     {
         "settings",
@@ -38,7 +51,6 @@ LAYERS = [
         "compose",
         "generate",
         "export",
-        "export_groups",
         "card",
         "report",
         "explain",
@@ -49,11 +61,23 @@ LAYERS = [
         "endpoint_rooms",
         "evaluation",
         "iterate",
+        "decontamination",
     },
     {"cli", "doctor"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-HEAVY = ("torch", "transformers", "vllm", "datasets", "trl", "pandas")
+HEAVY = (
+    "torch",
+    "transformers",
+    "vllm",
+    "datasets",
+    "trl",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "datasketch",
+    "sentence_transformers",
+)
 
 
 def imports(file: Path, *, at_import: bool = False) -> Iterator[str]:

@@ -20,9 +20,10 @@ from factory.compose import compose_config, groups
 from factory.config import imported, options, validated
 from factory.evaluation import lm_eval
 from factory.evaluation.plan import make_evaluation
+from factory.export import ExportSettings
 from factory.iterate.plan import checked_settings
 from factory.plan import make_plan
-from factory.settings import EvaluateSettings, ExportSettings, GenerateSettings, OpenAIEngine, VllmEngine
+from factory.settings import EvaluateSettings, GenerateSettings, OpenAIEngine, VllmEngine
 from factory.train import train_settings
 from tests.test_tokens import tokenizer_file
 from training.merge_plan import MergeSettings
@@ -40,6 +41,8 @@ SOURCES = {"respond": ["source.path=rows.jsonl"], "rejection_sampling": ["source
            "long_context": ["source.items=[{text: hi}]", "task.tokenizer=tokenizer.json"],
            "score": ["source.items=[{prompt: hi, response: ho}]"],
            "oss_instruct": [f"source.path={ROOT}/factory"]}  # fmt: skip
+# What a scorer needs to be told.
+SCORERS = {"reward": ["scorers.extra.models.a.path=owner/name"]}
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +62,13 @@ def words_for(file: str) -> list[str]:
     """A command that uses this file of `conf/`."""
     group, name = Path(file).parent.name, Path(file).stem
     if group == "scorer":
-        return ["task=respond", "source.path=rows.jsonl", *LOCAL, f"+scorer@scorers.extra={name}"]
+        return [
+            "task=respond",
+            "source.path=rows.jsonl",
+            *LOCAL,
+            f"+scorer@scorers.extra={name}",
+            *SCORERS.get(name, []),
+        ]
     task = [] if group == "task" else ["task=respond", "source.path=rows.jsonl"]
     if group == "task":
         return [*SOURCES.get(name, []), *LOCAL, f"task={name}"]
@@ -267,13 +276,16 @@ def test_every_top_level_key_of_the_commands_is_a_setting() -> None:
         assert keys == set(TrainSettings.model_fields), f"stage={stage}: YAML and settings name different keys"
 
 
-def disagreements(model: type[BaseModel], data: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Keys for which both YAML and model have something to say, and not the same."""
+def disagreements(
+    model: type[BaseModel], data: Mapping[str, Any], where: str, within: BaseModel | None = None
+) -> Iterator[str]:
+    """Keys for which both YAML and model have something to say, and not the same. `within` holds the defaults of a model that
+    is itself one."""
     for key, value in data.items():
         field = model.model_fields.get(key) or next(f for f in model.model_fields.values() if f.alias == key)
-        default = field.get_default(call_default_factory=True)
+        default = field.get_default(call_default_factory=True) if within is None else getattr(within, key)
         if isinstance(default, BaseModel) and isinstance(value, dict):
-            yield from disagreements(type(default), value, f"{where}.{key}")
+            yield from disagreements(type(default), value, f"{where}.{key}", default)
         elif default is not PydanticUndefined and default not in (None, (), {}, 0, False):
             plain = list(default) if isinstance(default, tuple) else default
             if plain != value:

@@ -9,9 +9,8 @@ import pytest
 
 from factory.compose import compose_config
 from factory.errors import UserError
-from factory.export import export
+from factory.export import ExportSettings, export
 from factory.outputs import read_manifest
-from factory.settings import ExportSettings
 from tests.model_server import ModelServer, Reply, last_text
 from tests.runs import kept, run, write_rows
 
@@ -21,11 +20,11 @@ def exported(folder: Path, *overrides: str) -> Path:
     assert problems == []
     settings = ExportSettings.model_validate({key: value for key, value in composed.items() if key != "hydra"})
     export(settings)
-    return Path(settings.to)
+    return settings.target
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def script(body: dict[str, Any]) -> Reply:
@@ -64,13 +63,17 @@ def test_it_opens_as_a_data_set_with_its_columns(tmp_path: Path) -> None:
     data = datasets.load_dataset("parquet", data_files=f"{exported(tmp_path)}/*.parquet", split="train")
     assert len(data) == 24
     assert data["id"] == sorted(data["id"])
-    assert set(data.column_names) == {"id", "task", "messages", "scores", "instruction", "level", "share"}
+    assert set(data.column_names) == {
+        *("id", "run", "task", "model", "messages", "scores"),
+        *("instruction", "level", "share"),
+    }
     assert str(data.features["level"].dtype) == "int64"
     assert str(data.features["share"].dtype) == "float64"
     row = next(row for row in data if row["instruction"] == "question number 5")
     assert row["messages"][1] == {"role": "assistant", "content": "answer to question number 5"}
     assert row["scores"] == {"rules": 1.0, "judge": 3.0}
     assert (row["level"], row["share"]) == (2, 1.25)
+    assert (row["run"], row["task"], row["model"]) == ("respond", "respond", "m")
     run_data = datasets.load_dataset(str(tmp_path / "run" / "data"), split="train")
     assert len(run_data) == 24
 

@@ -85,6 +85,10 @@ GIVEN |= {
            ("few_shot", "instructions", {"examples": ["Sing."]}),
            *(("few_shot", name, _INSTRUCTION) for name in ("classification", "output_first", "input_first")),
        )},
+    **{f"difficulty/{form}/judge.j2": {**_INSTRUCTION, "levels": {"easy": "one step", "hard": "many"}} for form in ("chat", "few_shot")},
+    **{f"tags/{form}/tag.j2": {**_INSTRUCTION, "least": 1, "most": 5} for form in ("chat", "few_shot")},
+    **{f"topic/{form}/choose.j2": {**_INSTRUCTION, "within": "Sport", "choices": {"Tennis": ["How do I serve?"]}}
+       for form in ("chat", "few_shot")},
     "topic_tree/chat/topics.j2": {"subject": "maths", "level": "beginner", "path": ["algebra"], "count": 8, **_LIST},
     "topic_tree/chat/open_qa.j2": {"area": "Sport", **_TOPIC, "count": 4},
     "topic_tree/chat/writing.j2": {"area": "Sport", **_TOPIC, "text_type": "letter", "count": 4},

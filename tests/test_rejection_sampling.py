@@ -11,8 +11,7 @@ import pytest
 
 from factory.compose import compose_config
 from factory.errors import ConfigError
-from factory.export import export
-from factory.settings import ExportSettings
+from factory.export import ExportSettings, export
 from tests.factory_run import run_task
 from tests.model_server import ModelServer, Reply, last_text
 from tests.records import fates, manifest
@@ -73,7 +72,9 @@ def test_the_best_of_a_group_and_its_pairs(tmp_path: Path) -> None:
         for row in exported(tmp_path, "format=preference", "reward=judge", "max_pairs=9", "min_gap=2")
     ]
     assert sorted(gaps) == [1, 2], "a gap of exactly two is not above two"
-    plain = exported(tmp_path, "format=preference", "max_pairs=9")
+    graded_pairs = exported(tmp_path, "format=preference", "max_pairs=9")
+    assert sorted(row["rejected_reward"] for row in graded_pairs) == [1, 2, 3, 4], "the grades are there: they rank"
+    plain = exported(tmp_path, "format=preference", "max_pairs=9", "pairs.decide=[keep]")
     assert {(row["chosen_reward"], row["rejected_reward"], row["source"]) for row in plain} == {(1, 0, "verifier")}
 
 
@@ -81,7 +82,7 @@ def test_a_score_that_nobody_gave_is_told(tmp_path: Path) -> None:
     source = rows(tmp_path, {"instruction": "Name a colour."})
     with graded(ANSWERS) as server:
         run_task(tmp_path, server, TASK, source, "task.answers=2")
-    with pytest.raises(ConfigError, match=r"reward=rule: no such score; did you mean rules"):
+    with pytest.raises(ConfigError, match=r"reward=rule: no score is named 'rule'; did you mean rules"):
         exported(tmp_path, "format=preference", "reward=rule")
 
 

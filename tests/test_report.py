@@ -19,9 +19,9 @@ from factory.errors import UserError
 from factory.journal import Fate
 from factory.records import Message, Record, Score, content_hash
 from factory.report import write_report
-from factory.report.collect import cuts
 from factory.report.html import Html, h, json_script
 from factory.report.measures import Breakdown, Histogram, Step, Timeline, wilson
+from factory.report.rules import Cut, cuts
 from factory.report.samples import Samples, view
 from tests.sample_run import HOSTILE, manifest, records, write_run
 
@@ -369,7 +369,7 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
 
 def test_cuts_are_read_from_the_keep_rule() -> None:
     assert cuts("execution == 1 and (reward >= 0.5 or not judge < 3)") == {
-        "execution": [("=", 1.0)], "reward": [("≥", 0.5)], "judge": [("<", 3.0)],
+        "execution": [Cut("=", 1.0)], "reward": [Cut("≥", 0.5, False)], "judge": [Cut("≥", 3.0, False)],
     }  # fmt: skip
     assert cuts("not python ((") == cuts(None) == {}
 

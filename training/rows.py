@@ -37,7 +37,9 @@ def data_files(source: Source) -> list[Path]:
             f"data={source.path}: no such file or folder; make one with generate and export, or name yours"
         )
     # A .json beside them is a manifest more often than data; named by itself it is read.
-    files = sorted(file for file in path.iterdir() if file.suffix in _KINDS[:2]) if path.is_dir() else []
+    # An export that holds prompts out is two folders. Beside Parquet, JSON lines are notes: its list of duplicates.
+    kinds = [(folder, kind) for kind in _KINDS[:2] for folder in (path, path / "train")]
+    files = next((found for folder, kind in kinds if (found := sorted(folder.glob(f"*{kind}")))), [])
     if not files:
         raise TrainingError(f"data={source.path}: holds no .parquet or .jsonl files{_hint(path)}")
     return files

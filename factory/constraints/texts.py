@@ -89,12 +89,18 @@ def highlights(text: str) -> int:
 
 def language(text: str) -> str | None:
     """The ISO 639-1 code of the text's language ("zh-cn" and "zh-tw" for Chinese); None where none can be told."""
+    found = languages(text)
+    return found[0][0] if found else None
+
+
+def languages(text: str) -> list[tuple[str, float]]:
+    """The languages that the text may be in with their probabilities, the likeliest first; none where none can be told."""
     import langdetect
 
     langdetect.DetectorFactory.seed = 0  # it draws at random
     try:
         # Its profiles are of ordinary text; a text in capitals looks German to it.
-        code: str = langdetect.detect(text.lower() if text.isupper() else text)
+        found = langdetect.detect_langs(text.lower() if text.isupper() else text)
     except langdetect.LangDetectException:
-        return None
-    return code
+        return []
+    return [(str(entry.lang), float(entry.prob)) for entry in found]

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from factory.engine.client import EngineClient
 from factory.engine.request import Request, Response
 from factory.journal import Journal
+from factory.records import content_hash
 
 T = TypeVar("T")
+
+
+MOST_SAMPLES = 64  # in one request
+
+
+class _Asked:
+    """One sample that somebody waits for."""
+
+    def __init__(self, key: str, label: str, request: Request) -> None:
+        self.key, self.label, self.request = key, label, request
+        self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
 
 class Asker:
@@ -26,6 +38,8 @@ class Asker:
         self._engine: EngineClient | None = None
         self._starting: asyncio.Task[EngineClient] | None = None
         self.sent = self.reused = 0
+        self._same: dict[str, list[_Asked]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def engine(self) -> EngineClient:
         if self._engine is None:
@@ -54,8 +68,58 @@ class Asker:
             return key, known
         engine = self._engine or await self.engine()
         self.sent += 1
+        if engine.policy.samples and not engine.policy.send_seed:
+            return key, await self._together(engine, _Asked(key, label, request), priority)
         keep = functools.partial(self.journal.add_response, key, label, request)
         return key, await engine.complete(request, priority, keep)
+
+    async def _together(self, engine: EngineClient, asked: _Asked, priority: int) -> Response:
+        """An answer from one request for all who ask the same thing at the same time, each for a sample of their own."""
+        same = content_hash(asked.request.as_json() | {"seed": 0})
+        others = self._same.setdefault(same, [])
+        others.append(asked)
+        if len(others) == 1:
+            # Whoever asks with this one has done so by the time that the loop comes round.
+            asyncio.get_running_loop().call_soon(self._send_all, engine, same, priority)
+        elif len(others) == MOST_SAMPLES:
+            self._send_all(engine, same, priority)
+        return await asked.answer
+
+    def _send_all(self, engine: EngineClient, same: str, priority: int) -> None:
+        """Send what has gathered; nobody's request is sent where all who asked have left."""
+        asked = [one for one in self._same.pop(same, []) if not one.answer.cancelled()]
+        if not asked:
+            return
+        task = asyncio.ensure_future(self._answer_all(engine, asked, priority))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        for one in asked:
+            one.answer.add_done_callback(
+                lambda _: task.cancel() if all(other.answer.cancelled() for other in asked) else None
+            )
+
+    async def _answer_all(self, engine: EngineClient, asked: Sequence[_Asked], priority: int) -> None:
+        async def keep(responses: Sequence[Response]) -> None:
+            answered = zip(asked, responses, strict=True)
+            await asyncio.gather(
+                *(self.journal.add_response(one.key, one.label, one.request, response) for one, response in answered)
+            )
+
+        try:
+            responses = await engine.complete_samples(asked[0].request, len(asked), priority, keep)
+        except BaseException as error:
+            for one in asked:
+                if not one.answer.done():
+                    if isinstance(error, asyncio.CancelledError):
+                        one.answer.cancel()
+                    else:
+                        one.answer.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for one, response in zip(asked, responses, strict=True):
+                if not one.answer.done():
+                    one.answer.set_result(response)
 
     async def draw(self, key: str, label: str, choose: Callable[[], Awaitable[T]]) -> T:
         """What was drawn under this key before, else what `choose` gives, in the journal before this returns."""

@@ -31,6 +31,7 @@ from factory.errors import EngineGone, EngineLost, RecordError, UserError
 
 Revive = Callable[[int], Awaitable[str]]
 Keep = Callable[[Response], Awaitable[None]]
+KeepAll = Callable[[Sequence[Response]], Awaitable[None]]
 # The deadline of a try is `Policy.deadline`; only a host that does not even take the connection is given up sooner.
 _TIMEOUT = openai.Timeout(None, connect=10.0)
 
@@ -93,7 +94,7 @@ class EngineClient:
         self.structured = policy.structured
         self._urls, self._api_key = list(urls), api_key
         self._endpoints: list[Endpoint] = []
-        self._waiting: list[tuple[int, int, asyncio.Future[Endpoint]]] = []
+        self._waiting: list[tuple[int, int, int, asyncio.Future[Endpoint]]] = []
         self._order = itertools.count()
         self._random = random.Random()
         self._answered = False
@@ -146,19 +147,25 @@ class EngineClient:
 
         Raises `RequestError` where this request failed, `Stopped` or `UserError` where no request can succeed.
         """
-        path = "/chat/completions" if request.messages else "/completions"
+
+        async def keep_one(responses: Sequence[Response]) -> None:
+            if keep is not None:
+                await keep(responses[0])
+
+        return (await self.complete_samples(request, 1, priority, keep_one))[0]
+
+    async def complete_samples(self, request: Request, count: int, priority: int, keep: KeepAll) -> Sequence[Response]:
+        """`count` answers to `request` in one (`n`), which weighs as much as `count` of them; else as `complete`."""
         attempt = 0
         while True:
-            endpoint = await self._acquire(priority)
-            sent_at, body = (
-                time.monotonic(),
-                self._body(request),
-            )  # now: how JSON is asked for may have changed meanwhile
+            endpoint = await self._acquire(priority, count)
+            # Now: how JSON is asked for may have changed meanwhile.
+            sent_at, body = time.monotonic(), self._body(request) | ({"n": count} if count > 1 else {})
             try:
-                self.budget.admit()
-                response = await self._send(endpoint, path, body)
+                self.budget.admit(count)
+                responses = await self._send(endpoint, self._path(endpoint, request), body, count)
             except _Passing as error:
-                attempt += self._note_failure(endpoint, error, sent_at)
+                attempt += self._note_failure(endpoint, error, sent_at, count)
                 pause = self._pause(attempt, error)
                 if attempt > self.policy.retries:
                     raise RequestError(f"engine: {error} ({attempt} tries)", final=False) from error
@@ -176,14 +183,17 @@ class EngineClient:
             else:
                 if request.schema is not None and self.structured == "auto":
                     self.structured = "server"
-                self._note_success(endpoint, response)
-                if keep is not None:
-                    await keep(response)
-                return response
+                for response in responses:
+                    self._note_success(endpoint, response)
+                await keep(responses)
+                return responses
             finally:
-                endpoint.limit.in_flight -= 1
+                endpoint.limit.in_flight -= count
                 self._wake()
             await asyncio.sleep(pause)
+
+    def _path(self, endpoint: Endpoint, request: Request) -> str:
+        return "/chat/completions" if request.messages else "/completions"
 
     def _body(self, request: Request) -> dict[str, Any]:
         body = {"model": self.model, **request.sampling}
@@ -207,27 +217,27 @@ class EngineClient:
 
     # ---- where and when to send
 
-    async def _acquire(self, priority: int) -> Endpoint:
+    async def _acquire(self, priority: int, weight: int) -> Endpoint:
         if self._fatal:
             raise self._fatal
-        if not self._waiting and (endpoint := self._free_endpoint()):
-            endpoint.limit.in_flight += 1
+        if not self._waiting and (endpoint := self._free_endpoint(weight)):
+            endpoint.limit.in_flight += weight
             return endpoint
         future: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (priority, next(self._order), future))
+        heapq.heappush(self._waiting, (priority, next(self._order), weight, future))
         self._wake()
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and not future.exception():
-                future.result().limit.in_flight -= 1
+                future.result().limit.in_flight -= weight
                 self._wake()
             raise
 
-    def _free_endpoint(self) -> Endpoint | None:
-        now, best, best_load = time.monotonic(), None, 2.0
+    def _free_endpoint(self, weight: int) -> Endpoint | None:
+        now, best, best_load = time.monotonic(), None, float("inf")
         for endpoint in self._endpoints:
-            if endpoint.limit.room and endpoint.resume_at <= now:
+            if endpoint.limit.room(weight) and endpoint.resume_at <= now:
                 load = endpoint.limit.in_flight / endpoint.limit.limit
                 if load < best_load:
                     best, best_load = endpoint, load
@@ -235,14 +245,16 @@ class EngineClient:
 
     def _wake(self) -> None:
         while self._waiting:
-            if self._waiting[0][2].done():
+            _, _, weight, future = self._waiting[0]
+            if future.done():
                 heapq.heappop(self._waiting)
                 continue
-            endpoint = self._free_endpoint()
+            endpoint = self._free_endpoint(weight)
             if endpoint is None:
                 return
-            endpoint.limit.in_flight += 1
-            heapq.heappop(self._waiting)[2].set_result(endpoint)
+            endpoint.limit.in_flight += weight
+            heapq.heappop(self._waiting)
+            future.set_result(endpoint)
 
     def _pause_endpoint(self, endpoint: Endpoint, seconds: float) -> None:
         endpoint.resume_at = max(endpoint.resume_at, time.monotonic() + seconds)
@@ -250,7 +262,7 @@ class EngineClient:
 
     # ---- one try
 
-    async def _send(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> Response:
+    async def _send(self, endpoint: Endpoint, path: str, body: dict[str, Any], count: int) -> Sequence[Response]:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.policy.deadline):
@@ -265,7 +277,34 @@ class EngineClient:
             cause = _transport_error(error)
             lost = isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
             raise _Passing(f"connection failed: {cause}", lost=lost) from error
-        return _parse(text, time.monotonic() - started)
+        try:
+            responses = self._parse(text, time.monotonic() - started)
+            if len(responses) != count:
+                raise ValueError(f"{len(responses)} answers where {count} were asked for")
+            return responses
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise _Passing(f"malformed answer: {text[:120]!r}") from error
+
+    @staticmethod
+    def _parse(text: str, seconds: float) -> Sequence[Response]:
+        """The answers in one reply. Raises what reading something else than answers raises."""
+        data = orjson.loads(text)
+        usage = data.get("usage") or {}
+        texts = [_content(choice) for choice in data["choices"]]
+        # A server counts the tokens of all answers together, the prompt's once.
+        read = _shared(int(usage.get("prompt_tokens") or 0), [1] * len(texts))
+        written = _shared(int(usage.get("completion_tokens") or 0), [len(one) + 1 for one in texts])
+        return [
+            Response(
+                text=one,
+                finish_reason=str(choice.get("finish_reason") or "stop"),
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                seconds=seconds,
+                logprobs=choice.get("prompt_logprobs") or choice.get("logprobs"),
+            )
+            for choice, one, prompt_tokens, completion_tokens in zip(data["choices"], texts, read, written, strict=True)
+        ]
 
     def _refusal(self, error: openai.APIStatusError, endpoint: Endpoint) -> Exception:
         status, message = error.status_code, _message(error)
@@ -289,7 +328,7 @@ class EngineClient:
     def _end(self, error: Exception) -> None:
         """Nobody is served any more; those who wait learn why."""
         self._fatal = error
-        for _, _, future in self._waiting:
+        for _, _, _, future in self._waiting:
             if not future.done():
                 future.set_exception(error)
 
@@ -301,7 +340,7 @@ class EngineClient:
         self._answered = True
         self.budget.charge(response.prompt_tokens, response.completion_tokens)
 
-    def _note_failure(self, endpoint: Endpoint, error: _Passing, sent_at: float) -> int:
+    def _note_failure(self, endpoint: Endpoint, error: _Passing, sent_at: float, count: int) -> int:
         """Learn from a failed try; returns 1 where it counts against the request, 0 where the server never saw it."""
         if error.overload:
             endpoint.limit.overloaded(sent_at)
@@ -310,7 +349,7 @@ class EngineClient:
         if not error.lost:
             endpoint.lost_since = None
             return 1
-        self.budget.refund()
+        self.budget.refund(count)
         now, index = time.monotonic(), self._endpoints.index(endpoint)
         if endpoint.lost_since is None:
             endpoint.lost_since, endpoint.failures = now, 0
@@ -370,6 +409,23 @@ def _transport_error(error: BaseException) -> BaseException:
     return error
 
 
+def _content(choice: dict[str, Any]) -> str:
+    """An answer's text, of a chat or of a continuation."""
+    message = choice.get("message")
+    content = message["content"] if message is not None else choice["text"]
+    if content is None and message is not None:
+        content = message.get("refusal")  # where JSON was asked for, a refusal stands apart
+    if not isinstance(content, str | None):
+        raise TypeError("the answer is no text")
+    return content or ""
+
+
+def _shared(total: int, weights: Sequence[int]) -> list[int]:
+    """`total` in parts that are as the weights are, and together just it."""
+    edges = [total * sum(weights[:place]) // max(1, sum(weights)) for place in range(len(weights) + 1)]
+    return [high - low for low, high in itertools.pairwise(edges)]
+
+
 def _message(error: openai.APIStatusError) -> str:
     body = error.body
     if isinstance(body, dict):
@@ -386,26 +442,3 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _parse(text: str, seconds: float) -> Response:
-    try:
-        data = orjson.loads(text)
-        choice = data["choices"][0]
-        message = choice.get("message")
-        content = message["content"] if message is not None else choice["text"]
-        if content is None and message is not None:
-            content = message.get("refusal")  # where JSON was asked for, a refusal stands apart
-        if not isinstance(content, str | None):
-            raise TypeError("the answer is no text")
-        usage = data.get("usage") or {}
-        return Response(
-            text=content or "",
-            finish_reason=str(choice.get("finish_reason") or "stop"),
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-            seconds=seconds,
-            logprobs=choice.get("prompt_logprobs") or choice.get("logprobs"),
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _Passing(f"malformed answer: {text[:120]!r}") from error

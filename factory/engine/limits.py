@@ -22,9 +22,9 @@ class AdaptiveLimit:
         self.maximum, self.limit, self.in_flight = float(maximum), float(maximum), 0
         self._decreased_at = 0.0
 
-    @property
-    def room(self) -> bool:
-        return self.in_flight < int(self.limit)
+    def room(self, weight: int = 1) -> bool:
+        """Whether `weight` more may be in flight; what weighs more than the limit goes alone."""
+        return self.in_flight == 0 or self.in_flight + weight <= int(self.limit)
 
     def succeeded(self) -> None:
         if self.limit < self.maximum:
@@ -74,13 +74,13 @@ class Budget:
         spent.completion_tokens += completion_tokens
         spent.usd += (prompt_tokens * self.prices[0] + completion_tokens * self.prices[1]) / 1e6
 
-    def admit(self) -> None:
-        """Count one request about to be sent; raise `Stopped`, naming the bound, where there is no budget left for it."""
+    def admit(self, requests: int = 1) -> None:
+        """Count answers about to be asked for; raise `Stopped`, naming the bound, where there is no budget left for them."""
         settings, spent = self.settings, self.spent
         tokens = spent.prompt_tokens + spent.completion_tokens
         minutes = (time.monotonic() - self.started) / 60
         for name, used, bound in (
-            ("requests", spent.requests, settings.requests),
+            ("requests", spent.requests + requests - 1, settings.requests),
             ("tokens", tokens, settings.tokens),
             ("usd", spent.usd, settings.usd),
             ("minutes", minutes, settings.minutes),
@@ -91,8 +91,8 @@ class Budget:
                     f"budget.{name}={bound:g} is used up ({used:.6g}). What is done is kept; "
                     f"go on with the same command and a larger bound, such as budget.{name}={more:g}."
                 )
-        spent.requests += 1
+        spent.requests += requests
 
-    def refund(self) -> None:
-        """A request that was admitted never reached a server."""
-        self.spent.requests -= 1
+    def refund(self, requests: int = 1) -> None:
+        """What was admitted never reached a server."""
+        self.spent.requests -= requests

@@ -22,16 +22,14 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from factory.engine.request import Sampling
-from factory.errors import ConfigError, RecordError, UserError
-from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSettings, Summary, named_items, together
+from factory.errors import ConfigError, RecordError
+from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSettings, Summary, named_items
 from factory.generators.base import Context
+from factory.likelihood import SCORING, Span, cut, encode, load_tokenizer, render_conversation, token_losses
 from factory.prompts import Templates
 from factory.records import Record
 from factory.settings import Endpoint, OpenAIEngine
 from factory.sources import Item, Source
-
-_ASK = Sampling(temperature=0.0, max_tokens=1, extra={"prompt_logprobs": 0})
-Span = tuple[int, int, int]  # characters: start, end of the words, end of the turn
 
 
 class PerplexitySettings(SuiteSettings):
@@ -88,11 +86,11 @@ class Perplexity:
     @contextlib.asynccontextmanager
     async def ready(self, folder: Path, say: Callable[[str], None]) -> AsyncIterator[object]:
         name = self.settings.tokenizer or self.endpoint.model.path
-        self.tokenizer = await asyncio.to_thread(load_tokenizer, name)
+        self.tokenizer = await asyncio.to_thread(load_tokenizer, name, "suite.tokenizer")
         yield self.tokenizer
 
     def sampling(self, role: Role) -> Sampling:
-        return _ASK
+        return SCORING
 
     def items(self, role: Role, done: Done) -> Iterator[Item]:
         return named_items(self.source)
@@ -103,18 +101,14 @@ class Perplexity:
         scored = [place for place in range(1, len(ids)) if _inside(offsets[place], spans)]
         if not scored:
             raise RecordError("text: holds no token that could be scored")
-        losses: dict[int, float] = {}
-        windows = list(cut(len(ids), self.settings.window, self.settings.stride))
-        answers = await together(context.ask(prompt=tuple(ids[start:end]), label=role) for start, end, _ in windows)
-        for (start, end, first), answer in zip(windows, answers, strict=True):
-            found = prompt_losses(answer.logprobs, ids[start:end])
-            losses |= {place: found[place - start] for place in range(max(first, start + 1), end)}
+        settings = self.settings
+        losses = await token_losses(context, ids, settings.window, settings.stride, label=role)
         meta = {
             "item": item.digest,
             "nats": math.fsum(losses[place] for place in scored),
             "tokens": len(scored),
             "bytes": _bytes(text, [offsets[place] for place in scored], spans),
-            "windows": len(windows),
+            "windows": len(list(cut(len(ids), settings.window, settings.stride))),
             "conversation": spans is not None,
         }
         return context.record((), meta)
@@ -156,83 +150,6 @@ class Perplexity:
             Measure("bits_per_byte", higher_is_better=False, share=False),
         ]
         return Summary(items, measures, notes)
-
-
-def load_tokenizer(name: str) -> Any:
-    """A fast tokenizer by folder, hub id, `.gguf` or `package:NAME`. Raises `UserError` where there is none."""
-    from factory.engine.models import resolve_model
-
-    path = resolve_model(name).path
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"suite.tokenizer: {name}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"suite.tokenizer: {name}: has no fast tokenizer, which is needed to know what each token covers"
-        )
-    return tokenizer
-
-
-def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and the characters that each covers, (start, end); special tokens of the tokenizer's own cover none."""
-    coded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-    return list(coded["input_ids"]), [tuple(pair) for pair in coded["offset_mapping"]]
-
-
-def render_conversation(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> tuple[str, list[Span]]:
-    """A conversation through the chat template, and what the assistant says in it.
-
-    Raises `RecordError` where the template does not let the turns follow one another, or nobody answers.
-    """
-    try:
-        messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
-        spans = []
-        for place, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = tokenizer.apply_chat_template(messages[:place], tokenize=False, add_generation_prompt=True)
-            after = tokenizer.apply_chat_template(messages[: place + 1], tokenize=False)
-            if not (whole.startswith(before) and whole.startswith(after.rstrip())):
-                raise RecordError("messages: the chat template rewrites earlier turns")
-            end, words = len(after.rstrip()), len(before) + len(message["content"].strip())
-            spans.append((len(before), words if message["content"].strip() in whole[len(before) : end] else end, end))
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecordError(f"messages: {type(error).__name__}: {error}") from error
-    except Exception as error:  # Jinja's, from the template: "roles must alternate" and the like
-        if isinstance(error, RecordError):
-            raise
-        raise RecordError(f"messages: the chat template refuses them: {error}") from error
-    if not spans:
-        raise RecordError("messages: the assistant says nothing in them")
-    return whole, spans
-
-
-def cut(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Windows over `tokens` tokens: (start, end, first token that this window scores)."""
-    end = min(window, tokens)
-    yield 0, end, 0
-    while end < tokens:
-        first, end = end, min(end + stride, tokens)
-        yield max(0, end - window), end, first
-
-
-def prompt_losses(logprobs: Any, ids: Sequence[int]) -> list[float]:
-    """-log p of each token of a prompt, in nats; the first one's is NaN. Raises `RecordError` where they do not fit."""
-    if not isinstance(logprobs, list) or len(logprobs) != len(ids):
-        raise RecordError("engine: the server gave no log-probabilities of the prompt (vLLM does, by prompt_logprobs)")
-    losses = [math.nan]
-    for entry, token in zip(logprobs[1:], ids[1:], strict=True):
-        try:
-            losses.append(-float(entry[str(token)]["logprob"]))
-        except (TypeError, KeyError, ValueError) as error:
-            raise RecordError("engine: the server scored other tokens than it was sent") from error
-    return losses
 
 
 def _inside(offset: tuple[int, int], spans: Sequence[Span] | None) -> bool:

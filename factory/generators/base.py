@@ -97,12 +97,15 @@ class Grows(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """A model that may be asked: through whom, and how it likes it (`ModelSettings`)."""
+    """A model that may be asked: through whom, how it likes it, where its tokenizer is and how many tokens it takes at most
+    (`ModelSettings`; None: its own limit)."""
 
     asker: Asker
     sampling: Sampling
     chat: bool
     prompt_form: str
+    path: str = ""
+    context: int | None = None
 
 
 class Context:
@@ -124,19 +127,20 @@ class Context:
         sampling: Sampling,
         sandbox: Callable[[], Sandbox],
         chat: bool = True,
-        prompt_form: str = "chat",
-        endpoints: Mapping[str, Asked] | None = None,
         opener: Opener | None = None,
+        prompt_form: str = "chat",
+        path: str = "",
+        tokens: int | None = None,
+        endpoints: Mapping[str, Asked] | None = None,
     ) -> None:
         self.item, self.settings, self.templates = item, settings, templates
         self.rng = random.Random(f"{seed}/{item.digest}/{item.index}")
         self.usage = Usage()
         self.exchanges: list[str] = []
-        self._seed, self._asker, self._sandbox = seed, asker, sandbox
-        self._opener = opener
+        self._seed, self._asker, self._sandbox, self._opener = seed, asker, sandbox, opener
         self._template_digest = template_digest
         self.sampling = settings.sampling.over(sampling)
-        self._own, self._endpoints = Asked(asker, self.sampling, chat, prompt_form), endpoints or {}
+        self._own, self._endpoints = Asked(asker, self.sampling, chat, prompt_form, path, tokens), endpoints or {}
 
     @property
     def sandbox(self) -> Sandbox:

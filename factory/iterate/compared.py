@@ -81,16 +81,18 @@ def _row(
     if not chosen:
         return None
     values = [_value(one, sides[id(one)], measure, asked) for one in chosen]
+    last = latest([one for one in chosen if one.kind == "round"])
     base = _best([pair for pair in zip(chosen, values, strict=True) if pair[0].kind == "start"], measure)
     gains = [
         _gain(first, second, sides[id(first)], sides[id(second)], measure, asked)
-        for first, second in _pairs(suite, base[0] if base else None)
+        for first, second in _pairs(suite, base[0] if base else None, last)
         if sides[id(first)] and sides[id(second)]
     ]
     return {
         "suite": suite.name, "measure": measure.name, "group": group, "share": measure.share,
         "higher_is_better": measure.higher_is_better, "items": max(entry["items"] for entry in values),
-        "values": values, "base": base[1]["name"] if base else None, "gains": [gain for gain in gains if gain],
+        "values": values, "base": base[1]["name"] if base else None,
+        "last_round": last.round if last else None, "gains": [gain for gain in gains if gain],
     }  # fmt: skip
 
 
@@ -101,10 +103,9 @@ def _best(
     return max(entries, key=lambda pair: sign * pair[1]["mean"], default=None)
 
 
-def _pairs(suite: SuiteResults, base: Measured | None) -> Iterator[tuple[Measured, Measured]]:
+def _pairs(suite: SuiteResults, base: Measured | None, last: Measured | None) -> Iterator[tuple[Measured, Measured]]:
     """What is set against what: the last round against every start and control, each control and round against the base
     line, each round against the one before."""
-    last = latest(suite)
     if last is not None:
         yield from ((start, last) for start in suite.starts)
     for control in suite.controls:

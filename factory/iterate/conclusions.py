@@ -1,134 +1,53 @@
 """What the numbers support and what they do not, in sentences made by rules from `results.json` alone.
 
-A gain is called shown where its 95% interval leaves out zero. Everything else is called not shown, which is not the same as
+A difference is called shown where its 95 % interval leaves out zero. All else is called not shown, which is not the same as
 shown to be nothing. Limits are always told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from factory.iterate.compared import gain_of
+from factory.iterate.diversity import by_round, mean_of, reading
 from factory.iterate.measured import gap_name, widest_pass
+from factory.iterate.wording import (
+    Row,
+    amount,
+    asked,
+    headline,
+    interval,
+    over_start,
+    part,
+    rows_of,
+    signed,
+    size,
+    some,
+    trained_on,
+)
 
-Row = Mapping[str, Any]
-TRAINED_ON = {
-    "unfiltered": "SFT on the unfiltered samples",
-    "seeds": "SFT on the solved examples alone",
-    "pairs": "DPO on the same pairs with other options",
-}
+# against: shown, and not what was hoped for; seen: told without a verdict.
+Kind = Literal["shown", "against", "not shown", "seen", "limit"]
+Said = Iterator[tuple[Kind, str]]
 
 
 def conclusions(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """(kind, text): shown, against (shown, and not what was hoped for), not shown, seen (no interval), limit."""
-    said = [*_unfinished(results)]
+    """(about, kind, text): `about` is a suite's name, or run, data, time, limits."""
+    said = [("run", one) for one in _unfinished(results)]
     for suite in results["suites"]:
         row = headline(results, suite["name"])
         if row is None or suite["when"] == "start":
             continue
-        said += _gain_over_start(results, row)
-        said += _gains_over_controls(results, row)
-        said += _by_round(row)
-        said += _by_group(results, row)
-        said += _sharpening(results, suite["name"])
-        said += _losses_elsewhere(results, row)
-    said += _data(results)
-    said += _time(results)
-    said += _limits(results)
-    return [{"kind": kind, "text": text} for kind, text in said]
-
-
-Said = Iterator[tuple[str, str]]
-
-
-# ---- words for numbers and models
-
-
-def rows_of(results: Mapping[str, Any], suite: str, group: str = "") -> list[Row]:
-    return [row for row in results["measures"] if row["suite"] == suite and row["group"] == group]
-
-
-def headline(results: Mapping[str, Any], suite: str) -> Row | None:
-    """The measure that stands for a suite: pass@1, else its first."""
-    rows = rows_of(results, suite)
-    return next((row for row in rows if row["measure"] == "pass@1"), rows[0] if rows else None)
-
-
-def last_round(row: Row) -> int | None:
-    """The round that the gains over the start are of."""
-    found = [
-        gain["to"]["round"] for gain in row["gains"] if gain["from"]["of"] == "start" and gain["to"]["of"] == "round"
-    ]
-    rounds = [value for value in row["values"] if value["of"] == "round"]
-    if not rounds:
-        return None
-    most = max(len(value["seeds"]) for value in rounds)
-    last = [value["round"] for value in rounds if len(value["seeds"]) == most][-1]
-    return int(last if last in found or not found else max(found))
-
-
-def size(value: float, share: bool) -> str:
-    """Without its sign: 23.1 points, or 0.42."""
-    return f"{100 * abs(value):.1f} points" if share else f"{abs(value):.3g}"
-
-
-def signed(value: float, share: bool) -> str:
-    """+23.1 points, or −0.42."""
-    return f"{_number(value, share, '+')}{' points' if share else ''}"
-
-
-def interval(gain: Mapping[str, Any], share: bool, sign: int = 1) -> str:
-    """95% interval 20.9 to 25.3; with `sign` -1 that of the difference turned round."""
-    if gain["low"] is None or gain["high"] is None:
-        return "no interval"
-    low, high = sorted((sign * gain["low"], sign * gain["high"]))
-    return f"95% interval {_number(low, share)} to {_number(high, share)}"
-
-
-def _number(value: float, share: bool, sign: str = "") -> str:
-    """No minus before what is rounded to nothing, and a proper one before the rest."""
-    text = f"{100 * value:{sign}.1f}" if share else f"{value:{sign}.3g}"
-    return text.replace("-", "" if not float(text) else "\N{MINUS SIGN}")
-
-
-def amount(value: float, share: bool) -> str:
-    return f"{100 * value:.1f} %" if share else f"{value:.4g}"
-
-
-def asked(results: Mapping[str, Any], name: str) -> str:
-    """The start as one suite asks it."""
-    suite = next((suite for suite in results["suites"] if suite["name"] == name), None)
-    shots = (suite or {}).get("settings") or {}
-    count = shots.get("shots") if isinstance(shots, Mapping) else None
-    if count:
-        return f"the starting model asked with {count} solved example{'s' if count != 1 else ''}"
-    other = suite is not None and suite["when"] == "start"
-    return f"the starting model asked as in {name}" if other else "the starting model"
-
-
-def _verdict(row: Row, gain: Mapping[str, Any]) -> str:
-    """shown, against or not shown."""
-    if gain["shown"] == "neither":
-        return "not shown"
-    return "shown" if (gain["shown"] == "up") == row["higher_is_better"] else "against"
-
-
-def _beside(row: Row, gain: Mapping[str, Any], what: str, than: str) -> tuple[str, str]:
-    """One comparison in one sentence: `what` has the value, `than` is what it is set against."""
-    share, verdict = row["share"], _verdict(row, gain)
-    lower = "" if row["higher_is_better"] else " (lower is better)"
-    if verdict == "not shown":
-        return verdict, (
-            f"Not shown: a difference between {what}{lower} and {than}: {signed(gain['difference'], share)} ({interval(gain, share)})"
-        )
-    up = gain["shown"] == "up"
-    return verdict, (
-        f"{what}{lower} is {size(gain['difference'], share)} ({interval(gain, share, 1 if up else -1)}) {'above' if up else 'below'} {than}"
-    )
-
-
-# ---- what is said
+        for sentences in (
+            _gain_over_start(results, row), _gains_over_controls(results, row), _by_round(row), _by_group(results, row),
+            _sharpening(results, suite["name"]), _losses_elsewhere(results, row),
+        ):  # fmt: skip
+            said += [(suite["name"], one) for one in sentences]
+    said += [("data", one) for one in _data(results)]
+    said += [("time", one) for one in _time(results)]
+    said += [("limits", one) for one in _limits(results)]
+    return [{"about": about, "kind": kind, "text": text} for about, (kind, text) in said]
 
 
 def _unfinished(results: Mapping[str, Any]) -> Said:
@@ -143,7 +62,30 @@ def _unfinished(results: Mapping[str, Any]) -> Said:
         )
 
 
-def _value_of(row: Row, side: Mapping[str, Any]) -> str:
+# ---- one comparison
+
+
+def verdict(row: Row, gain: Mapping[str, Any]) -> Kind:
+    """shown, against or not shown."""
+    if gain["shown"] == "neither":
+        return "not shown"
+    return "shown" if (gain["shown"] == "up") == row["higher_is_better"] else "against"
+
+
+def _beside(row: Row, gain: Mapping[str, Any], than: str) -> tuple[Kind, str]:
+    """A round's value beside another one's, in one sentence without its end."""
+    share, up, found = row["share"], gain["shown"] == "up", verdict(row, gain)
+    lower = "" if row["higher_is_better"] else " (lower is better)"
+    what = f"{row['measure']}{lower} on {row['suite']} after round {gain['to']['round']} ({_value(row, gain['to'])})"
+    if found == "not shown":
+        return found, (
+            f"Not shown: a difference between {what} and {than}: {signed(gain['difference'], share)} ({interval(gain, share)})"
+        )
+    by = f"{size(gain['difference'], share)} ({interval(gain, share, 1 if up else -1)})"
+    return found, f"{what} is {by} {'above' if up else 'below'} {than}"
+
+
+def _value(row: Row, side: Mapping[str, Any]) -> str:
     found = next(value for value in row["values"] if all(value[key] == side[key] for key in ("of", "name", "round")))
     return amount(found["mean"], row["share"])
 
@@ -152,43 +94,25 @@ def _ways(row: Row) -> int:
     return sum(value["of"] == "start" for value in row["values"])
 
 
+# ---- a suite
+
+
 def _gain_over_start(results: Mapping[str, Any], row: Row) -> Said:
-    last = last_round(row)
-    gain = gain_of(row, {"of": "start", "name": row["base"]}, {"of": "round", "round": last}) if last else None
-    if gain is None:
-        return
-    ways = _ways(row)
-    better = f", the better of {ways} ways of asking it" if ways > 1 else ""
-    than = f"{asked(results, row['base'])} ({_value_of(row, gain['from'])}){better}"
-    what = f"{row['measure']} on {row['suite']} after round {last} ({_value_of(row, gain['to'])})"
-    verdict, text = _beside(row, gain, what, than)
-    seeds, items = len(gain["seeds"]), gain["items"]
-    yield verdict, f"{text}; {items:,} items, {seeds} seed{'s' if seeds != 1 else ''}."
+    gain = over_start(row)
+    if gain is not None:
+        better = f", the better of {_ways(row)} ways of asking it" if _ways(row) > 1 else ""
+        kind, text = _beside(row, gain, f"{asked(results, row['base'])} ({_value(row, gain['from'])}){better}")
+        yield kind, f"{text}; {some(gain['items'], 'item')}, {some(len(gain['seeds']), 'seed')}."
 
 
 def _gains_over_controls(results: Mapping[str, Any], row: Row) -> Said:
     """The best control first."""
     found = [gain for gain in row["gains"] if gain["from"]["of"] == "control"]
-    found.sort(key=lambda gain: gain["from"]["name"] != row["best_control"])
-    for gain in found:
+    for gain in sorted(found, key=lambda gain: gain["from"]["name"] != row["best_control"]):
         name = gain["from"]["name"]
         best = "the best control, " if name == row["best_control"] and len(found) > 1 else "the control "
-        than = f"{best}{name} ({_value_of(row, gain['from'])}: {trained_on(results, name)})"
-        what = f"{row['measure']} on {row['suite']} after round {gain['to']['round']} ({_value_of(row, gain['to'])})"
-        verdict, text = _beside(row, gain, what, than)
-        yield verdict, f"{text}."
-
-
-def trained_on(results: Mapping[str, Any], name: str) -> str:
-    """A control's data, and whether its optimiser took as many steps as the round's."""
-    control = results["controls"].get(name, {})
-    data = TRAINED_ON.get(control.get("data"), "trained otherwise")
-    own, of = control.get("steps") or {}, control.get("round_steps") or {}
-    if not own:
-        return data
-    if own == of:
-        return f"{data}, for as many steps"
-    return f"{data}, for {sum(own.values()):,} steps where the rounds took {sum(of.values()):,}"
+        kind, text = _beside(row, gain, f"{best}{name} ({_value(row, gain['from'])}: {trained_on(results, name)})")
+        yield kind, f"{text}."
 
 
 def _by_round(row: Row) -> Said:
@@ -196,63 +120,47 @@ def _by_round(row: Row) -> Said:
     told = []
     for gain in row["gains"]:
         first, second = gain["from"], gain["to"]
-        if second["of"] != "round" or first["of"] not in ("start", "round"):
-            continue
-        if first["of"] == "start" and (second["round"] != 1 or first["name"] != row["base"]):
-            continue
-        unclear = ", not told from none" if gain["shown"] == "neither" else ""
-        told.append(
-            (
-                second["round"],
-                f"round {second['round']} {signed(gain['difference'], row['share'])} ({interval(gain, row['share'])}{unclear})",
-            )
+        after = first["of"] == "round" or (
+            first["of"] == "start" and first["name"] == row["base"] and second["round"] == 1
         )
+        if second["of"] == "round" and after:
+            unclear = ", not told from none" if gain["shown"] == "neither" else ""
+            text = f"{signed(gain['difference'], row['share'])} ({interval(gain, row['share'])}{unclear})"
+            told.append((second["round"], f"round {second['round']} {text}"))
     if len(told) > 1:
         steps = "; ".join(text for _, text in sorted(told))
         yield "seen", f"{row['measure']} on {row['suite']}, round by round, each over the one before: {steps}."
 
 
 def _by_group(results: Mapping[str, Any], row: Row) -> Said:
-    last = last_round(row)
-    if last is None:
-        return
-    by: dict[str, list[str]] = {"shown": [], "not shown": [], "against": []}
+    by: dict[Kind, list[str]] = {"shown": [], "not shown": [], "against": []}
     for one in results["measures"]:
-        if one["suite"] != row["suite"] or one["measure"] != row["measure"] or not one["group"]:
-            continue
-        gain = gain_of(one, {"of": "start", "name": one["base"]}, {"of": "round", "round": last})
-        if gain is not None:
-            by[_verdict(one, gain)].append(f"{one['group']} ({signed(gain['difference'], one['share'])})")
-    what = f"by group of {row['suite']}, over the start{' asked in the better way' if _ways(row) > 1 else ''}"
+        if one["suite"] == row["suite"] and one["measure"] == row["measure"] and one["group"]:
+            gain = over_start(one)
+            if gain is not None:
+                by[verdict(one, gain)].append(f"{one['group']} ({signed(gain['difference'], one['share'])})")
+    where = (
+        f"on these groups of {row['suite']}, each over the start{' asked in its better way' if _ways(row) > 1 else ''}"
+    )
     if by["shown"]:
-        yield "shown", f"A gain in {row['measure']} is shown {what}: {', '.join(by['shown'])}."
+        yield "shown", f"A gain in {row['measure']} {where}: {', '.join(by['shown'])}."
     if by["not shown"]:
-        yield "not shown", f"Not shown {what}: a gain in {row['measure']} on {', '.join(by['not shown'])}."
+        yield "not shown", f"Not shown: a gain in {row['measure']} {where}: {', '.join(by['not shown'])}."
     if by["against"]:
-        yield "against", f"A loss in {row['measure']} is shown {what}: {', '.join(by['against'])}."
+        yield "against", f"A loss in {row['measure']} {where}: {', '.join(by['against'])}."
 
 
 def sharpening(results: Mapping[str, Any], suite: str) -> dict[str, Any] | None:
-    """The gains of the last round in pass@1, in pass@k and in what lies between, each over its base line."""
+    """The gains of the last round in pass@1, in pass@k and in what lies between, each over the base line; None where any
+    of them is not there."""
     rows = {row["measure"]: row for row in rows_of(results, suite)}
     k = widest_pass(list(rows))
     if k is None:
         return None
-    last = last_round(rows["pass@1"])
-    if last is None:
-        return None
-    bases = {
-        "pass@1": rows["pass@1"]["base"],
-        f"pass@{k}": rows[f"pass@{k}"]["base"],
-        gap_name(k): rows["pass@1"]["base"],
-    }
-    gains = {
-        name: gain_of(rows[name], {"of": "start", "name": base}, {"of": "round", "round": last})
-        for name, base in bases.items()
-    }
-    if any(gain is None for gain in gains.values()):
-        return None
-    return {"k": k, "round": last, "one": gains["pass@1"], "many": gains[f"pass@{k}"], "gap": gains[gap_name(k)]}
+    one, many, gap = rows["pass@1"], rows[f"pass@{k}"], rows[gap_name(k)]
+    start, to = {"of": "start", "name": one["base"]}, {"of": "round", "round": one["last_round"]}
+    gains = {"one": over_start(one), "many": over_start(many), "gap": gain_of(gap, start, to)}
+    return None if None in gains.values() else {"k": k, "round": one["last_round"], **gains}
 
 
 def _sharpening(results: Mapping[str, Any], suite: str) -> Said:
@@ -260,67 +168,66 @@ def _sharpening(results: Mapping[str, Any], suite: str) -> Said:
     if found is None:
         return
     k, one, many, gap = found["k"], found["one"], found["many"], found["gap"]
-    numbers = (
-        f"pass@1 {signed(one['difference'], True)} ({interval(one, True)}), pass@{k} {signed(many['difference'], True)} "
-        f"({interval(many, True)}), pass@{k} less pass@1 {signed(gap['difference'], True)} ({interval(gap, True)})"
+    numbers = "; ".join(
+        f"{name} {signed(gain['difference'], True)} ({interval(gain, True)})"
+        for name, gain in (("pass@1", one), (f"pass@{k}", many), (f"pass@{k} less pass@1", gap))
     )
-    where = f"on {suite} from the base line to round {found['round']}: {numbers}"
+    where = f"on {suite} from the base line to round {found['round']} ({numbers})"
     if one["shown"] != "up":
-        yield (
-            "seen",
-            f"pass@1 and pass@{k} {where}. No gain in pass@1 is shown, so there is none to be told from sharpening.",
-        )
+        yield "seen", f"No gain in pass@1 is shown {where}, so there is none to be told from sharpening."
     elif many["shown"] == "up":
         nearer = " Part of it is: the two have come closer." if gap["shown"] == "down" else ""
         yield (
             "shown",
             (
-                f"pass@{k} rose along with pass@1, {where}. More questions are answered within {k} tries than before, so that up to {k} "
-                f"samples the gain is not sharpening alone.{nearer} With many more tries than {k} nothing was measured."
+                f"pass@{k} rose along with pass@1 {where}. More questions are answered within {k} tries than before, so that up to {k} "
+                f"tries the gain is not sharpening alone.{nearer} With more tries than {k} nothing was measured."
             ),
         )
     elif many["shown"] == "down":
         yield (
             "against",
             (
-                f"Sharpening: pass@1 rose while pass@{k} fell, {where}. The model is surer of what it could answer before, and answers "
+                f"Sharpening: pass@1 rose while pass@{k} fell {where}. The model is surer of what it could answer before, and answers "
                 f"fewer questions within {k} tries."
             ),
         )
     else:
         yield (
             "not shown",
-            (
-                f"Not shown: that the gain is more than sharpening. pass@1 rose, but no gain in pass@{k} is shown, {where}."
-            ),
+            f"Not shown: that the gain is more than sharpening. pass@1 rose, but no gain in pass@{k} is shown {where}.",
         )
 
 
 def _losses_elsewhere(results: Mapping[str, Any], row: Row) -> Said:
-    """Other measures of the suite that became worse."""
+    """Other measures of the suite that became worse; pass@k has its own sentence."""
     for other in rows_of(results, row["suite"]):
-        last = last_round(other)
-        if other is row or " - " in other["measure"] or last is None:
-            continue
-        gain = gain_of(other, {"of": "start", "name": other["base"]}, {"of": "round", "round": last})
-        if gain is not None and _verdict(other, gain) == "against" and not other["measure"].startswith("pass@"):
-            what = f"{other['measure']} on {row['suite']} after round {last} ({_value_of(other, gain['to'])})"
-            verdict, text = _beside(other, gain, what, f"the start ({_value_of(other, gain['from'])})")
-            yield verdict, f"{text}."
+        gain = over_start(other)
+        if other is not row and gain is not None and not other["measure"].startswith("pass@"):
+            kind, text = _beside(other, gain, f"the start ({_value(other, gain['from'])})")
+            if kind == "against":
+                yield kind, f"{text}."
+
+
+# ---- data and time
 
 
 def _data(results: Mapping[str, Any]) -> Said:
-    """First and last round's data, means over the seeds that have both."""
+    """First and last round's data, means over the seeds that have them."""
     found = by_round(results["diversity"])
     if len(found) < 2:
         return
     first, last = min(found), max(found)
     told = []
-    for name, form in (("kept share", "{:.0%}"), ("distinct answers per prompt", "{:.2f}"), ("compression ratio", "{:.2f}"),
-                       ("mean length", "{:,.0f} characters")):  # fmt: skip
-        ends = [mean_of(found[round_], name) for round_ in (first, last)]
+    for name, path, form in (
+        ("kept share", ("kept_share",), "{:.1%}"),
+        ("different answers to a prompt", ("distinct_per_prompt", "all"), "{:.2f}"),
+        ("compression ratio", ("compression_ratio",), "{:.2f}"),
+        ("mean length in characters", ("length", "all"), "{:,.0f}"),
+    ):
+        ends = [mean_of(found[round_], reading(*path)) for round_ in (first, last)]
         if None not in ends:
-            told.append(f"{name} {form.format(ends[0])} to {form.format(ends[1])}")
+            told.append(f"{name} {form.format(ends[0])} to {form.format(ends[1])}".replace("%", " %"))
     if told:
         yield (
             "seen",
@@ -328,52 +235,57 @@ def _data(results: Mapping[str, Any]) -> Said:
         )
 
 
-def by_round(diversity: Sequence[Row]) -> dict[int, list[Row]]:
-    found: dict[int, list[Row]] = {}
-    for one in diversity:
-        found.setdefault(one["round"], []).append(one)
-    return found
-
-
-def figure_of(one: Row, name: str) -> float | None:
-    """One number of a round's data, by the name that people read."""
-    value: Any = {
-        "kept share": lambda: one["kept_share"],
-        "distinct prompts": lambda: one["prompts"]["all"],
-        "distinct answers per prompt": lambda: one["distinct_per_prompt"]["all"],
-        "compression ratio": lambda: one["compression_ratio"],
-        "mean length": lambda: one["length"]["all"],
-    }[name]()
-    return None if value is None else float(value)
-
-
-def mean_of(rows: Sequence[Row], name: str) -> float | None:
-    values = [value for row in rows if (value := figure_of(row, name)) is not None]
-    return sum(values) / len(values) if values else None
-
-
 def _time(results: Mapping[str, Any]) -> Said:
     told = results["utilisation"]
-    share = told["share"]["working"]
-    if share is None:
+    share = told["share"]
+    if share["working"] is None:
         return
     gpus = told["gpus"]
     driver = ""
     if gpus:
         busy = sum(one["busy"] for one in gpus) / len(gpus)
-        driver = f" The driver says that {'the GPU was' if len(gpus) == 1 else f'the {len(gpus)} GPUs were'} busy {busy:.0%} of it."
+        who = "the GPU was" if len(gpus) == 1 else f"the {len(gpus)} GPUs were"
+        driver = f" The driver says that {who} busy {part(busy, 0)} of it."
     yield (
         "seen",
         (
-            f"Something was generated or trained in {share:.1%} of the wall time, and stages were running in "
-            f"{told['share']['stages']:.1%} of it.{driver}"
+            f"Something was generated or trained in {part(share['working'])} of the wall time, and stages were running in "
+            f"{part(share['stages'])} of it.{driver}"
         ),
     )
 
 
+# ---- limits
+
+
 def _limits(results: Mapping[str, Any]) -> Said:
     rows = [row for row in results["measures"] if row["gains"]]
-    seeds = max((len(gain["seeds"]) for row in rows for gain in row["gains"]), default=0)
+    gains: Sequence[Mapping[str, Any]] = [gain for row in rows for gain in row["gains"]]
+    if not gains:
+        return
+    yield from _seeds(max(len(gain["seeds"]) for gain in gains))
+    yield from _missing(results)
+    for suite in results["suites"]:
+        count = max((row["items"] for row in rows if row["suite"] == suite["name"]), default=0)
+        if count and suite["when"] != "start":
+            yield "limit", f"{suite['name']}: {some(count, 'item')}. {_unseen(suite)}"
+    if not any(gain["from"]["of"] == "control" for gain in gains):
+        yield (
+            "limit",
+            (
+                "No control was measured: whether as many steps of training on something else would have gained as much is not known."
+            ),
+        )
+    yield (
+        "limit",
+        (
+            f"Nothing is corrected for many comparisons. There are {len(gains):,} of them in the tables; where nothing differs, one in "
+            "twenty intervals leaves out zero by chance."
+        ),
+    )
+
+
+def _seeds(seeds: int) -> Said:
     if seeds == 1:
         yield (
             "limit",
@@ -382,33 +294,12 @@ def _limits(results: Mapping[str, Any]) -> Said:
                 "seed may give another result."
             ),
         )
-    elif seeds:
+    else:
         yield (
             "limit",
             (
                 f"Intervals resample the items and the {seeds} seeds. The spread between so few seeds is known badly, and the "
                 "intervals are, if anything, too narrow; each seed's own value is in the tables."
-            ),
-        )
-    yield from _missing(results)
-    for suite in results["suites"]:
-        count = max((row["items"] for row in rows if row["suite"] == suite["name"]), default=0)
-        if count and suite["when"] != "start":
-            yield "limit", f"{suite['name']}: {count:,} items. {_unseen(suite)}"
-    if rows and not any(gain["from"]["of"] == "control" for row in rows for gain in row["gains"]):
-        yield (
-            "limit",
-            (
-                "No control was measured: whether as many steps of training on something else would have gained as much is not known."
-            ),
-        )
-    comparisons = sum(len(row["gains"]) for row in rows)
-    if comparisons:
-        yield (
-            "limit",
-            (
-                f"Nothing is corrected for many comparisons. There are {comparisons:,} of them here; where nothing differs, one in "
-                "twenty intervals leaves out zero by chance."
             ),
         )
 
@@ -417,9 +308,9 @@ def _missing(results: Mapping[str, Any]) -> Said:
     wanted = len(results["seeds"])
     for suite in results["suites"]:
         row = headline(results, suite["name"])
-        last = last_round(row) if row else None
-        if row is None or last is None:
+        if row is None or row["last_round"] is None:
             continue
+        last = row["last_round"]
         found = next(
             len(value["seeds"]) for value in row["values"] if value["of"] == "round" and value["round"] == last
         )
@@ -427,8 +318,7 @@ def _missing(results: Mapping[str, Any]) -> Said:
             yield (
                 "limit",
                 (
-                    f"{suite['name']} was measured after round {last} of {results['rounds']} for {found} of {wanted} "
-                    f"seed{'s' if wanted != 1 else ''} so far."
+                    f"{suite['name']} was measured after round {last} of {results['rounds']} for {found} of {some(wanted, 'seed')} so far."
                 ),
             )
 

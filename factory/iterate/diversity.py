@@ -1,4 +1,4 @@
-"""How varied a round's data are, and how scores and lengths drift: one pass over the round's journal, in bounded memory.
+"""How varied a round's data are, and how scores and lengths drift: one pass over its Parquet files, in bounded memory.
 
 - distinct-n: the share of n-grams of words that are different (Li et al. 2016, "A Diversity-Promoting Objective Function",
   section 5.2). It falls with the number of words, so it is told for the first so many words of the kept answers: rounds are
@@ -14,7 +14,7 @@ import re
 import sqlite3
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ import numpy as np
 import orjson
 
 from factory.errors import UserError
-from factory.journal import Journal
-from factory.outputs import final_fates, write_json
-from factory.records import Record
+from factory.outputs import write_json
 
+Row = Mapping[str, Any]
 BUDGETS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)  # words
 _VERSION = 1  # of what is measured: another one makes what is stored worthless
 # Words, single characters where a script has no spaces, and signs.
@@ -39,8 +38,7 @@ def round_diversity(folder: Path, cache: Path) -> dict[str, Any] | None:
     """What `measure` says of the run in `folder`, kept in `cache` while its manifest is the same; None without a run."""
     try:
         manifest = (folder / "manifest.json").read_bytes()
-        wanted = orjson.loads(manifest).get("wanted")
-    except (OSError, ValueError, AttributeError):
+    except OSError:
         return None
     digest = hashlib.blake2b(manifest, digest_size=16, salt=bytes([_VERSION])).hexdigest()
     try:
@@ -48,25 +46,42 @@ def round_diversity(folder: Path, cache: Path) -> dict[str, Any] | None:
         if known["manifest"] == digest:
             return known
     except (OSError, ValueError, KeyError, TypeError):
-        pass
-    if not (folder / "journal.db").is_file():
-        return None
-    found = {"manifest": digest, **measure(folder, wanted)}
+        pass  # not there yet, or cut off: made again
+    found = {"manifest": digest, **measure(folder)}
     write_json(cache, found)
     return found
 
 
-def measure(folder: Path, wanted: int | None) -> dict[str, Any]:
-    """One pass over the records of the run's last configuration. Raises `UserError` where the journal cannot be read."""
+def measure(folder: Path) -> dict[str, Any]:
+    """One pass over the kept records of a run and the others. Raises `UserError` where the files cannot be read."""
+    import pyarrow
+
     tally = _Tally()
     try:
-        with Journal(folder / "journal.db") as journal:
-            current = journal.current_config()
-            for fate in final_fates(journal, current[0], wanted) if current else ():
-                tally.add(fate.record)
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{folder / 'journal.db'} cannot be read: {error}") from error
+        for name in ("data", "rejected"):
+            for path in sorted((folder / name).glob("*.parquet")):
+                for turns, scores in _rows(path):
+                    tally.add(turns, scores, kept=name == "data")
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{folder}: its records cannot be read: {error}") from error
     return tally.found()
+
+
+def _rows(path: Path) -> Iterator[tuple[Sequence[Mapping[str, str]], Mapping[str, float]]]:
+    """Messages and score values of each record, a row group at a time."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        columns = [name for name in ("messages", "scores") if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=1000, columns=columns):
+            scores: dict[str, list[float | None]] = {}
+            if "scores" in columns:
+                whole = batch.column("scores")
+                for place, field_ in enumerate(whole.type):
+                    scores[field_.name] = whole.field(place).field("value").to_pylist()
+            for row, turns in enumerate(batch.column("messages").to_pylist()):
+                there = {name: value for name, values in scores.items() if (value := values[row]) is not None}
+                yield turns or (), there
 
 
 @dataclass
@@ -99,22 +114,22 @@ class _Tally:
         self.grams, self.bytes = _Grams(), _Deflated()
         self.pairs = _Pairs()
 
-    def add(self, record: Record) -> None:
+    def add(self, turns: Sequence[Mapping[str, str]], scores: Mapping[str, float], *, kept: bool) -> None:
         self.records += 1
-        self.kept += record.kept
-        for name, score in record.scores.items():
+        self.kept += kept
+        for name, value in scores.items():
             if name in self.scores or len(self.scores) < _MOST_SCORES:
-                scores = self.scores.setdefault(name, _Scores())
-                scores.all.add(score.value)
-                if record.kept:
-                    scores.kept.add(score.value)
-        answer = next((turn.content for turn in reversed(record.messages) if turn.role == "assistant"), None)
+                own = self.scores.setdefault(name, _Scores())
+                own.all.add(value)
+                if kept:
+                    own.kept.add(value)
+        answer = next((turn["content"] for turn in reversed(turns) if turn["role"] == "assistant"), None)
         if answer is None:
             return
-        prompt = next((turn.content for turn in record.messages if turn.role == "user"), "")
-        self.pairs.add(prompt, answer, record.kept)
+        prompt = next((turn["content"] for turn in turns if turn["role"] == "user"), "")
+        self.pairs.add(prompt, answer, kept)
         self.length.add(len(answer))
-        if record.kept:
+        if kept:
             self.kept_length.add(len(answer))
             self.grams.add(answer)
             self.bytes.add(answer)
@@ -221,3 +236,30 @@ def _distinct(stream: Any, starts: Any) -> Iterator[tuple[str, float]]:
         grams = grams[inside]
         if len(grams):
             yield str(n), len(np.unique(grams)) / len(grams)
+
+
+# ---- reading it
+
+
+def by_round(diversity: Sequence[Row]) -> dict[int, list[Row]]:
+    found: dict[int, list[Row]] = {}
+    for one in diversity:
+        found.setdefault(one["round"], []).append(one)
+    return found
+
+
+def reading(*path: str) -> Callable[[Row], float | None]:
+    """Reads what lies there in a round's numbers, or None."""
+
+    def read(one: Row) -> float | None:
+        found: Any = one
+        for key in path:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return None if found is None else float(found)
+
+    return read
+
+
+def mean_of(rows: Sequence[Row], read: Callable[[Row], float | None]) -> float | None:
+    values = [value for row in rows if (value := read(row)) is not None]
+    return sum(values) / len(values) if values else None

@@ -108,6 +108,7 @@ class Engines:
                     "served_name": self._name,
                     "concurrency": concurrency,
                     "structured": settings.structured,
+                    "samples": settings.samples,
                     "deadline": settings.deadline,
                     "retries": settings.retries,
                 }

@@ -154,9 +154,7 @@ def _other_ways(suite: SuiteResults, suites: Sequence[SuiteResults]) -> Iterator
             yield other.starts[0]
 
 
-def latest(suite: SuiteResults) -> Measured | None:
+def latest(rounds: Sequence[Measured]) -> Measured | None:
     """The latest round that most of the seeds have: with seeds at different rounds, the last one that is fair to all."""
-    if not suite.rounds:
-        return None
-    most = max(len(one.by_seed) for one in suite.rounds)
-    return [one for one in suite.rounds if len(one.by_seed) == most][-1]
+    most = max((len(one.by_seed) for one in rounds), default=0)
+    return next((one for one in reversed(rounds) if len(one.by_seed) == most), None)

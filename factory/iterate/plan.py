@@ -12,6 +12,7 @@ from factory.iterate.settings import IterateSettings
 from factory.iterate.stages import Plan, Stage
 from factory.settings import VllmEngine
 
+_OWN = ("out=", "run=", "seed=", "data=", "to=", "model.path=", "stage.models=", "keep=", "reward=")
 _SERVED = {**SOME_ENGINE, "served_name": "some"}
 
 
@@ -51,17 +52,17 @@ def checked_settings(composed: Mapping[str, Any], problems: list[str]) -> Iterat
         *plan.round(settings.seeds[0], last),
         *plan.controls(settings.seeds[0]),
     ]
-    seen: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     for stage in stages:
-        # What is wrong with an option is wrong in every round: told once.
-        for problem in _problems(stage):
-            if problem not in seen:
-                seen.add(problem)
-                problems.append(f"{stage.key}: {problem}")
+        # Commands that differ by their folders alone have the same problems.
+        kind = tuple(word for word in stage.line if not word.startswith(_OWN))
+        if kind not in seen:
+            seen.add(kind)
+            problems += [f"{stage.key}: {problem}" for problem in _problems(stage, settings.out)]
     return settings
 
 
-def _problems(stage: Stage) -> list[str]:
+def _problems(stage: Stage, root: str) -> list[str]:
     """What the stage's own command would say of its configuration; files that earlier stages make are not there yet."""
     from factory.compose import compose_config
 
@@ -77,7 +78,7 @@ def _problems(stage: Stage) -> list[str]:
         check[stage.command](composed, found)
     except ConfigError as error:
         found += error.problems
-    return [problem for problem in found if not problem.startswith(("data=", "data[", "model.path="))]
+    return [problem for problem in found if f"{root}/" not in problem]  # what an earlier stage will have made
 
 
 def _generate(composed: dict[str, Any], problems: list[str]) -> None:
@@ -101,6 +102,6 @@ def _train(composed: dict[str, Any], problems: list[str]) -> None:
 
 
 def _export(composed: dict[str, Any], problems: list[str]) -> None:
-    from factory.settings import ExportSettings
+    from factory.export import ExportSettings
 
     config.validated(ExportSettings, {key: value for key, value in composed.items() if key != "hydra"}, "", problems)

@@ -8,6 +8,7 @@ too small, by a factor of (seeds - 1) / seeds.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,10 +72,9 @@ def intervals(blocks: Sequence[Block], seed: int = 0, resamples: int = RESAMPLES
     found = [(np.nan, np.nan)] * len(blocks)
     for items, places in _alike(blocks):
         columns = [_columns(blocks[place]) for place in places]
-        rng = np.random.default_rng(seed)
-        weights = {
-            seeds: _counts(rng, resamples, seeds) / seeds
-            for seeds in sorted({len(blocks[place].second) for place in places})
+        weights = {  # how often each seed is drawn, by other random numbers than the items
+            seeds: _counts(np.random.default_rng((seed, seeds)), resamples, seeds) / seeds
+            for seeds in {len(blocks[place].second) for place in places}
         }
         for start, part in _parts(columns):
             sums = _products(np.concatenate(part, axis=1), items, resamples, seed, _counts)
@@ -133,6 +133,13 @@ def _counts(rng: np.random.Generator, rows: int, items: int) -> Floats:
     return np.bincount(places.ravel(), minlength=rows * items).reshape(rows, items).astype(np.float64)
 
 
+@functools.cache
+def _every_sign(items: int) -> Floats:
+    """All exchanges of so many items, (2^items, items): at most 8 MB."""
+    bits = ((np.arange(1 << items)[:, None] >> np.arange(items)) & 1).astype(np.float64)
+    return bits * 2 - 1
+
+
 def _signs(rng: np.random.Generator, rows: int, items: int) -> Floats:
     signs: Floats = rng.integers(0, 2, (rows, items)).astype(np.float64) * 2 - 1
     return signs
@@ -175,8 +182,7 @@ def p_values(blocks: Sequence[Block], seed: int = 0, resamples: int = RESAMPLES)
             right = [side[0, :, 0] == 1 for side in (block.first, block.second)]
             found[place] = mcnemar(right[0].tolist(), right[1].tolist()), "McNemar"
         elif int(differ.sum()) <= EXACT:
-            every = np.array(list(itertools.product([1.0, -1.0], repeat=int(differ.sum()))))
-            sums = every @ _halves(block)[differ]
+            sums = _every_sign(int(differ.sum())) @ _halves(block)[differ]
             found[place] = float(np.mean(_reached(block, sums))) if block.items else 1.0, "permutation"
         else:
             drawn[place] = block

@@ -9,8 +9,9 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -34,8 +35,26 @@ class OutOfTime(Stopped):
     """`max_minutes` is over."""
 
 
-async def iterate(settings: IterateSettings, composed: Mapping[str, Any], display: Display) -> int:
-    """Run to the end, or to the end of `max_minutes`; returns the exit status. Raises `UserError` for a failed stage."""
+class Serves(Protocol):
+    """What has the models answer (`Engines`)."""
+
+    async def serve(self, path: str) -> list[str]: ...
+    async def rest(self) -> None: ...
+    def environment(self) -> dict[str, str]: ...
+
+
+async def iterate(
+    settings: IterateSettings,
+    composed: Mapping[str, Any],
+    display: Display,
+    *,
+    program: Sequence[str] = (sys.executable, "-m", "factory"),
+    engines: AbstractAsyncContextManager[Serves] | None = None,
+) -> int:
+    """Run to the end, or to the end of `max_minutes`; returns the exit status. Raises `UserError` for a failed stage.
+
+    `program` is what the stages' commands are given to, `engines` what serves the models to them.
+    """
     root = Path(settings.out)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -44,7 +63,9 @@ async def iterate(settings: IterateSettings, composed: Mapping[str, Any], displa
     with RunLock(root):
         state = State(root, described(composed))
         state.write()
-        return await _Machine(settings, state, display).to_end()
+        engines = engines or Engines(settings.engine, root / "logs", display.status, settings.engine_devices)
+        async with GpuWatch(root / "gpu.jsonl"):
+            return await _Machine(settings, state, display, program).to_end(engines)
 
 
 def described(composed: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,8 +75,8 @@ def described(composed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Machine:
-    def __init__(self, settings: IterateSettings, state: State, display: Display) -> None:
-        self.settings, self.state, self.display = settings, state, display
+    def __init__(self, settings: IterateSettings, state: State, display: Display, program: Sequence[str]) -> None:
+        self.settings, self.state, self.display, self.program = settings, state, display, program
         self.plan, self.root = Plan(settings), Path(settings.out)
         self.began = time.time()
         minutes = settings.max_minutes
@@ -63,14 +84,14 @@ class _Machine:
         self.overlap = bool(list_gpus()) and not cpu_build() if settings.overlap == "auto" else settings.overlap
         engine = asyncio.Lock()
         self.lanes = {"engine": engine, "train": asyncio.Lock() if self.overlap else engine}
-        self.engines = Engines(settings.engine, self.root / "logs", display.status, settings.engine_devices)
+        self.engines: Serves
 
-    async def to_end(self) -> int:
+    async def to_end(self, engines: AbstractAsyncContextManager[Serves]) -> int:
         from factory.iterate.summary import write_summary
 
         stopped: Stopped | None = None
         try:
-            async with GpuWatch(self.root / "gpu.jsonl"), self.engines:
+            async with engines as self.engines:
                 await self._all()
         except Stopped as error:
             stopped = error
@@ -133,8 +154,7 @@ class _Machine:
         """The command's exit status. Asked to stop in the middle, it keeps what it has; raises `OutOfTime` then."""
         log = self._log(stage)
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "factory", *words]
-        process = ServerProcess(command, environment, log, grace=GRACE)
+        process = ServerProcess([*self.program, *words], environment, log, grace=GRACE)
         try:
             while not process.exited():
                 await asyncio.sleep(_LOOK)

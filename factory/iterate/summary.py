@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from factory.errors import UserError
+from factory.errors import ConfigError, UserError
 from factory.iterate.compared import compared
 from factory.iterate.conclusions import conclusions
 from factory.iterate.diversity import round_diversity
@@ -16,16 +17,51 @@ from factory.iterate.measured import read_suites
 from factory.iterate.settings import IterateSettings
 from factory.iterate.stages import Plan, Stage
 from factory.iterate.utilisation import Work, stretches, work
-from factory.outputs import write_json
+from factory.outputs import write_atomically, write_json
+from factory.settings import VllmEngine
 
 VERSION = 1
 
 
 def write_summary(settings: IterateSettings, state: Mapping[str, Any]) -> None:
     """Write both from the folders of the stages that are done; what cannot be read is told in them."""
+    from factory.report.rounds import render
+
     root = Path(settings.out)
-    results, _ = summarise(settings, state)
+    results, worked = summarise(settings, state)
     write_json(root / "results.json", results)
+    plain = orjson.loads(orjson.dumps(results, option=orjson.OPT_NON_STR_KEYS))  # as a reader of the file has it
+    write_atomically(root / "report.html", render(plain, worked).encode())
+
+
+def write_again(folder: Path) -> Path:
+    """Write both anew in the folder of an earlier run, wherever it lies now; returns the report's path.
+
+    Raises `ConfigError` where its `state.json` cannot be read.
+    """
+    path = folder / "state.json"
+    try:
+        state = orjson.loads(path.read_bytes())
+        before = _json(folder / "results.json")
+        rounds, seeds = _extent(state, before)
+        settings = IterateSettings.model_validate(
+            {
+                "max_minutes": None, "overlap": "auto", "train_devices": None, "engine_devices": None,
+                "engine": VllmEngine(), **state["described"], "out": str(folder), "rounds": rounds, "seeds": seeds,
+            }
+        )  # fmt: skip
+        write_summary(settings, state)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; the run's `iterate` command writes it anew") from error
+    return folder / "report.html"
+
+
+def _extent(state: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """Rounds and seeds as the last report had them, and those of stages that came after it."""
+    keys = [*state["stages"], *(key for key, *_ in state["stretches"])]
+    found = [(int(seed), int(round_)) for key in keys for seed, round_ in re.findall(r"^seed-(\d+)/round-(\d+)/", key)]
+    rounds = max([before.get("rounds") or 1, *(round_ for _, round_ in found)])
+    return rounds, list(dict.fromkeys([*(before.get("seeds") or []), *(seed for seed, _ in found)])) or [0]
 
 
 def summarise(settings: IterateSettings, state: Mapping[str, Any]) -> tuple[dict[str, Any], Work]:
@@ -34,7 +70,7 @@ def summarise(settings: IterateSettings, state: Mapping[str, Any]) -> tuple[dict
     planned = list(_planned(settings))
     done = [stage.key for stage in planned if stages.get(stage.key, {}).get("done")]
     suites = read_suites(root, settings, stages, problems)
-    worked = work(root, state)
+    worked = work(root, state, problems)
     results = {
         "version": VERSION,
         "run": settings.run,

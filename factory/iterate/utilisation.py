@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+
+from factory.errors import UserError
 
 Span = tuple[float, float]  # (from, to), seconds since 1970
 BINS = 240  # of the driver's line
@@ -92,30 +95,22 @@ def stretches(state: Mapping[str, Any]) -> tuple[list[Stretch], list[Span]]:
 # ---- who worked when
 
 
-def generated(journal: Path) -> Iterator[Span]:
-    """When each response was waited for. The journal is only read, so it may be in use."""
-    if not journal.is_file():
-        return
-    try:
-        connection = sqlite3.connect(f"file:{journal.resolve()}?mode=ro", uri=True, timeout=30)
-    except sqlite3.Error:
-        return
-    try:
-        for made_at, seconds in connection.execute("SELECT made_at, seconds FROM responses"):
-            yield made_at - max(seconds, 0.0), made_at
-    except sqlite3.Error:
-        return
-    finally:
-        connection.close()
-
-
 def generating(journal: Path, most: int = 50_000) -> list[Span]:
-    """The union of `generated`, in memory that does not grow with the journal."""
+    """When any response was waited for, in memory that does not grow with the journal, which is only read: it may be in
+    use. Raises `UserError` where it cannot be read."""
+    if not journal.is_file():
+        return []
     found, part = list[Span](), list[Span]()
-    for span in generated(journal):
-        part.append(span)
-        if len(part) >= most:
-            found, part = union([*found, *part]), []
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{journal.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
+        ) as store:
+            for made_at, seconds in store.execute("SELECT made_at, seconds FROM responses"):
+                part.append((made_at - max(seconds, 0.0), made_at))
+                if len(part) >= most:
+                    found, part = union([*found, *part]), []
+    except sqlite3.Error as error:
+        raise UserError(f"{journal} cannot be read: {error}") from error
     return union([*found, *part])
 
 
@@ -158,8 +153,8 @@ class Work:
     numbers: Mapping[str, Any]
 
 
-def work(root: Path, state: Mapping[str, Any]) -> Work:
-    """Reads the journals, the metrics and the driver's file of a run."""
+def work(root: Path, state: Mapping[str, Any], problems: list[str]) -> Work:
+    """Reads the journals, the metrics and the driver's file of a run; what cannot be read is told in `problems`."""
     found, wall = stretches(state)
     busy = {kind: list[Span]() for kind in ("generate", "evaluate", "train")}
     by_stage = dict[str, list[Span]]()
@@ -169,7 +164,13 @@ def work(root: Path, state: Mapping[str, Any]) -> Work:
             continue
         bounds = union((one.begin, one.end) for one in parts)
         folder = root / first.folder
-        spans = training(folder, bounds) if first.kind == "train" else within(generating(folder / "journal.db"), bounds)
+        try:
+            spans = (
+                training(folder, bounds) if first.kind == "train" else within(generating(folder / "journal.db"), bounds)
+            )
+        except UserError as error:
+            problems.append(f"{key}: {error}")
+            spans = []
         by_stage[key] = spans
         busy[first.kind] += spans
     every = {kind: union(spans) for kind, spans in busy.items()}

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from factory.outputs import write_atomically
+from factory.outputs import write_atomically, write_json
 from factory.report.collect import collect, load_manifest
+from factory.report.compared import as_json, compare
 from factory.report.page import render
 
 __all__ = ["write_report"]
 
 
 def write_report(run_dir: Path, *, limit: int = 400) -> Path:
-    """Write `report.html` from the journal and the manifest in `run_dir`, with at most `limit` records to look at.
+    """Write `report.html`, and its numbers about scorers as `agreement.json`, from the journal and the manifest in `run_dir`, with at most `limit` records to look at.
 
     Reads the journal once, in memory that does not grow with it. Raises `UserError` where either file is missing or the
     folder cannot be written.
@@ -29,6 +30,8 @@ def write_report(run_dir: Path, *, limit: int = 400) -> Path:
     manifest = load_manifest(run_dir)
     findings = collect(run_dir, manifest, limit)
     run = str(manifest.get("run") or run_dir.resolve().name)
+    compared = compare(findings.scoring, manifest.get("keep"))
     path = run_dir / "report.html"
-    write_atomically(path, render(manifest, findings, run).encode())
+    write_json(run_dir / "agreement.json", as_json(compared))
+    write_atomically(path, render(manifest, findings, compared, run).encode())
     return path

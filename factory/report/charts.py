@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from factory.report.html import Html, h
 from factory.report.measures import Bin, Histogram, Step, Timeline, nice
+from factory.report.rules import Cut
 
 _TOPS = (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8)  # of an axis, times a power of ten: both it and its half are short
 _STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 18000, 36000, 86400)  # seconds
@@ -97,12 +98,12 @@ def around_zero(low: float, value: float, high: float, label: str) -> Html:
 def plot(
     svg: Html,
     summary: str,
-    heights: tuple[str, str, str],
+    heights: Sequence[str],
     ticks: Iterable[tuple[float, str]],
     class_: str = "",
     marks: Iterable[tuple[float, str]] = (),
 ) -> Html:
-    """A chart with its axes: three `heights` on the left, the highest first; below, `ticks`, each at a share of the width.
+    """A chart with its axes: `heights` evenly on the left, the highest first; below, `ticks`, each at a share of the width.
 
     `marks` are words above it, at shares of the width, too.
     """
@@ -185,8 +186,8 @@ def hit(x: float, width: float, tip: str) -> Html:
     return h("rect", class_="hit", x=f"{x:.4g}", width=f"{width:.4g}", y=0, height=100, data_tip=tip)
 
 
-def histogram(name: str, found: Histogram, cut: Sequence[tuple[str, float]]) -> Html:
-    """Kept and rejected records by their score, with a line where the keep rule cuts."""
+def histogram(name: str, found: Histogram, cuts: Sequence[Cut], legend: tuple[str, str] = ("kept", "rejected")) -> Html:
+    """Records by their score, of two kinds, with a line where the keep rule cuts."""
     bars = found.bars()
     high = nice(max((kept + lost for _, _, kept, lost in bars), default=1), _TOPS)
     rects, hits = [], []
@@ -194,37 +195,53 @@ def histogram(name: str, found: Histogram, cut: Sequence[tuple[str, float]]) -> 
         for class_, count, below in (("kept", kept, 0), ("lost", lost, kept)):
             height = 100 * count / high
             y = f"{100 - height - 100 * below / high:.3f}"
-            rects.append(h("rect", class_=class_, x=f"{place + 0.06:.2f}", width=0.88, y=y, height=f"{height:.3f}"))
+            if count:
+                rects.append(h("rect", class_=class_, x=f"{place + 0.06:.2f}", width=0.88, y=y, height=f"{height:.3f}"))
         range_ = number(start) if start == end else f"{number(start)} to {number(end)}"
-        hits.append(hit(place, 1, f"{name} {range_}: {number(kept)} kept, {number(lost)} rejected"))
+        counts = ", ".join(f"{number(count)} {what}" for count, what in zip((kept, lost), legend, strict=True) if what)
+        hits.append(hit(place, 1, f"{name} {range_}: {counts}"))
     lines = [
         h("line", class_="cut", x1=f"{x:.3f}", x2=f"{x:.3f}", y1=0, y2=100)
-        for x in {_cut_at(bars, sign, value) for sign, value in cut}
-        if x is not None
+        for x in sorted({place for cut in cuts for place in cut_places(bars, cut)})
     ]
     svg = h("svg", rects, lines, hits, viewBox=f"0 0 {max(len(bars), 1)} 100", preserveAspectRatio="none")
-    if found.discrete:
-        ticks = [((place + 0.5) / len(bars), number(start)) for place, (start, *_) in enumerate(bars)]
-    else:
-        start, width = bars[0][0], bars[-1][1] - bars[0][0]
-        step = nice(width / 4)
-        first = math.ceil(start / step - 1e-9)
-        ticks = [((n * step - start) / width, number(round(n * step, 12))) for n in range(first, first + 6)]
     summary = (
         f"{name}: {number(found.count)} records, from {number(found.low)} to {number(found.high)}." if bars else name
     )
-    return plot(svg, summary, _from_zero(high), ticks)
+    return plot(svg, summary, _from_zero(high), ticks_of(bars))
 
 
-def _cut_at(bars: Sequence[tuple[float, float, int, int]], sign: str, value: float) -> float | None:
-    """Where the line of a cut stands, counted in bars; None where it parts nothing that is shown."""
-    if sign not in ("≥", ">", "<", "≤") or not bars:
-        return None
-    start, end = bars[0][0], bars[-1][1]
+def ticks_of(bars: Sequence[tuple[float, float, int, int]]) -> list[tuple[float, str]]:
+    """Where the words below bars stand, as shares of the width: a value a bar, or round numbers; only as many as fit."""
+    if not bars:
+        return []
     if all(low == high for low, high, *_ in bars):
-        below = sum(low < value or (low == value and sign in (">", "≤")) for low, *_ in bars)
-        return float(below) if 0 < below < len(bars) else None
-    return len(bars) * (value - start) / (end - start) if start < value < end else None
+        return thinned([((place + 0.5) / len(bars), number(start)) for place, (start, *_) in enumerate(bars)])
+    start, width = bars[0][0], bars[-1][1] - bars[0][0]
+    step = nice(width / 4)
+    first = math.ceil(start / step - 1e-9)
+    return thinned([((n * step - start) / width, number(round(n * step, 12))) for n in range(first, first + 6)])
+
+
+def thinned(ticks: Sequence[tuple[float, str]], room: int = 34) -> list[tuple[float, str]]:
+    """Every second one, or third, ... where all of them would not fit into `room` characters."""
+    step = math.ceil(sum(len(text) + 2 for _, text in ticks) / room) if ticks else 1
+    return list(ticks[:: max(step, 1)])
+
+
+def cut_places(bars: Sequence[tuple[float, float, int, int]], cut: Cut) -> list[float]:
+    """Where the lines of a cut stand, counted in bars; none where it parts nothing that is shown."""
+    if not bars or not math.isfinite(cut.value):
+        return []
+    start, end, value = bars[0][0], bars[-1][1], cut.value
+    if all(low == high for low, high, *_ in bars):
+        below, upto = sum(low < value for low, *_ in bars), sum(low <= value for low, *_ in bars)
+        places = {"≥": [below], "<": [below], ">": [upto], "≤": [upto]}.get(cut.sign, [below, upto])
+        found = dict.fromkeys(float(place) for place in places if 0 < place < len(bars))
+        return list(found) if below != upto or len(places) == 1 else []
+    if cut.sign in ("=", "≠"):
+        return []
+    return [len(bars) * (value - start) / (end - start)] if start < value < end else []
 
 
 def steps_table(steps: Mapping[str, Step]) -> Html:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from factory.journal import Fate, Journal
 from factory.outputs import final_fates
 from factory.report.measures import Breakdown, Histogram, Step, Timeline
 from factory.report.samples import Samples, facets, group_of
+from factory.report.scoring import Scoring
 from factory.report.topics import Topics, load_topics
 
 _MOST = 300  # different scores, steps and stages told apart
@@ -32,6 +32,7 @@ class Findings:
     timeline: Timeline = field(default_factory=Timeline)
     steps: dict[str, Step] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    scoring: Scoring = field(default_factory=Scoring)
     topics: Topics | None = None
 
     def add(self, fate: Fate) -> None:
@@ -41,6 +42,7 @@ class Findings:
         for name, score in record.scores.items():
             if name in self.scores or len(self.scores) < _MOST:
                 self.scores.setdefault(name, Histogram()).add(score.value, record.kept)
+        self.scoring.add(fate.seed_index, record)
         self.breakdown.add(facets(record.meta), record.kept)
         if self.topics is not None:
             self.topics.add(record)
@@ -94,20 +96,3 @@ def collect(run_dir: Path, manifest: Mapping[str, Any], limit: int) -> Findings:
         findings.add_times(journal.timeline())
     findings.samples = samples.chosen()
     return findings
-
-
-def cuts(rule: str | None) -> dict[str, list[tuple[str, float]]]:
-    """Where a keep rule cuts each score: `a >= 0.6 and b == 1` gives {"a": [("≥", 0.6)], "b": [("=", 1.0)]}."""
-    found: dict[str, list[tuple[str, float]]] = {}
-    try:
-        tree = ast.parse(rule or "True", mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return found
-    signs = {ast.GtE: "≥", ast.Gt: ">", ast.LtE: "≤", ast.Lt: "<", ast.Eq: "=", ast.NotEq: "≠"}
-    for node in ast.walk(tree):
-        match node:
-            case ast.Compare(
-                left=ast.Name(id=name), ops=[op], comparators=[ast.Constant(value=int() | float() as cut)]
-            ):
-                found.setdefault(name, []).append((signs.get(type(op), "?"), float(cut)))
-    return found

@@ -125,7 +125,7 @@ def span(series: Iterable[Series], *, zero: bool = False, bounds: tuple[float, f
         low, high = _range(drawn)
         if zero:
             low, high = min(low, 0.0), max(high, 0.0)
-        bounds = _round(low, high)
+        bounds = rounded(low, high)
     outside = sum(not bounds[0] <= value <= bounds[1] for values in drawn for value in values)
     return Span(*bounds, outside)
 
@@ -143,7 +143,7 @@ def _range(drawn: Iterable[Sequence[float]]) -> tuple[float, float]:
     return (low, high) if low <= high else (0.0, 1.0)
 
 
-def _round(low: float, high: float) -> tuple[float, float]:
+def rounded(low: float, high: float) -> tuple[float, float]:
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         room = abs(high) / 10 or 1.0
         low, high = low - room, high + room
@@ -190,7 +190,7 @@ def curves(
     )
     named = _apart([(across(step) / _WIDE, name) for step, name in marks])
     ticks = [(across(step) / _WIDE, text) for step, text in _ticks(first, last)]
-    return plot(svg, _summary(title, series, first, last), _heights(shown), ticks, f"curves {class_}".strip(), named)
+    return plot(svg, _summary(title, series, first, last), heights(shown), ticks, f"curves {class_}".strip(), named)
 
 
 def _curve(one: Series, points: Sequence[tuple[float, float | None]]) -> Iterator[Html]:
@@ -232,7 +232,7 @@ def _readings(
         yield start, end - start, f"step {number(group[-1])}: {', '.join(said)}"
 
 
-def _heights(shown: Span) -> tuple[str, str, str]:
+def heights(shown: Span) -> tuple[str, str, str]:
     """Three numbers with as many digits as tell them apart."""
     values = (shown.high, (shown.low + shown.high) / 2, shown.low)
     largest = max(map(abs, values))

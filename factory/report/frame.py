@@ -23,15 +23,17 @@ def document(
     skip: str | None = None,
     footer: str = _FOOTER,
     data: Html | None = None,
+    style: str | None = None,
 ) -> str:
     """The whole document. Nothing is fetched: style and script are inside, allowed by their hashes alone.
 
     `sections` are (id, title, content); `skip` is the id to which the first link passes over the head (else the last
-    section's); `data` is a block for the script to read.
+    section's); `data` is a block for the script to read; `style` is a file of more style, beside the common one.
     """
-    style, script = ((_HERE / name).read_text("utf-8") for name in ("style.css", "script.js"))
+    look, script = ((_HERE / name).read_text("utf-8") for name in ("style.css", "script.js"))
+    look += (_HERE / style).read_text("utf-8") if style else ""
     policy = (
-        f"default-src 'none'; script-src '{_sha256(script)}'; style-src '{_sha256(style)}'; "
+        f"default-src 'none'; script-src '{_sha256(script)}'; style-src '{_sha256(look)}'; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
     head = h(
@@ -41,7 +43,7 @@ def document(
         h("meta", name="viewport", content="width=device-width, initial-scale=1"),
         h("meta", name="color-scheme", content="light dark"),
         h("title", f"{name} · {kind}"),
-        h("style", Html(style)),
+        h("style", Html(look)),
     )
     skip = skip or (sections[-1][0] if sections else "tip")
     body = h(

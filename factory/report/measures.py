@@ -44,8 +44,8 @@ class Histogram:
 
     @property
     def discrete(self) -> bool:
-        """Few enough different values for a bar each."""
-        return not self.width and len(self.bins) <= 12
+        """Few enough different values for a bar each: grades or shares, not the measurements of a few records."""
+        return not self.width and len(self.bins) <= 12 and few_kinds(list(self.bins), self.count)
 
     def bars(self, wanted: int = 20) -> list[tuple[float, float, int, int]]:
         """(from, to, kept, rejected), in order; `from` equals `to` where the bar is one value."""
@@ -61,6 +61,14 @@ class Histogram:
             bar[0] += kept
             bar[1] += rejected
         return [(number * width, (number + 1) * width, kept, lost) for number, (kept, lost) in found.items()]
+
+
+def few_kinds(different: Sequence[float], count: int) -> bool:
+    """Whether these are all values that there can be, as grades are: each is there often, or they are small whole numbers."""
+    whole = (
+        all(value == int(value) for value in different) and max(different, default=0) - min(different, default=0) <= 20
+    )
+    return len(different) <= 2 or whole or count >= 5 * len(different)
 
 
 def nice(value: float, steps: Sequence[float] = (1, 2, 5)) -> float:

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from factory.report.agreement_sections import agreement, judging, ranking
 from factory.report.charts import duration, number, percent
 from factory.report.collect import Findings
+from factory.report.compared import Compared
 from factory.report.frame import document, fact, folded, short
 from factory.report.html import Child, Html, h, json_script
-from factory.report.score_errors import score_errors
 from factory.report.sections import browser, funnel, groups, scores, time
 from factory.report.topics import topics
 
 
-def render(manifest: Mapping[str, Any], findings: Findings, run: str) -> str:
+def render(manifest: Mapping[str, Any], findings: Findings, compared: Compared, run: str) -> str:
     """The whole document."""
     sections = [
         (name, title, body)
         for name, title, body in (
             ("funnel", "Where records were lost", funnel(manifest, findings)),
-            ("score-errors", "Scores that could not be had", score_errors(manifest)),
             ("groups", *groups(findings)),
             ("topics", "Topics", topics(findings.topics)),
             ("time", "Tokens and time", time(findings)),
-            ("scores", "Scores", scores(manifest, findings)),
+            ("scores", "Scores", scores(manifest, findings, compared)),
+            ("right", "Which scorer is right", ranking(compared)),
+            ("agreement", "Do the scorers agree", agreement(compared)),
+            ("judging", "How judges behave", judging(compared, manifest.get("score_errors") or {})),
             ("records", "Records", browser(manifest, findings)),
         )
         if body is not None

@@ -46,6 +46,14 @@
   }
   addEventListener("scroll", () => light(null), { passive: true });
 
+  // ---- the map: each point has a colour for each thing it may be coloured by
+  const colours = $("colours");
+  if (colours) colours.onchange = (event) => {
+    const key = Number(event.target.value);
+    for (const point of document.querySelectorAll(".pt")) point.setAttribute("class", "hit pt c" + point.dataset.c[key]);
+    for (const legend of document.querySelectorAll("[data-key]")) legend.hidden = Number(legend.dataset.key) !== key;
+  };
+
   // ---- code: enough colour to read by
   const WORDS = new Set(("and as assert async await break case catch class const continue def default del do elif else enum " +
     "except export extends False final finally fn for from func function global if impl import in interface is lambda let " +

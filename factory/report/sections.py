@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from factory.report import charts
+from factory.report.agreement_sections import scatters
 from factory.report.charts import bar, duration, number, percent
-from factory.report.collect import Findings, cuts
+from factory.report.collect import Findings
+from factory.report.compared import Compared
 from factory.report.html import Html, h, join
 from factory.report.measures import wilson
+from factory.report.rules import Cut, cuts
 from factory.report.samples import group_of
 
 _STAGES, _REASONS, _VALUES = 12, 40, 24  # rows shown before the rest is summed up
@@ -149,25 +152,32 @@ def time(findings: Findings) -> Html:
     return join([h("div", plots, class_="pair"), h("p", note, class_="note"), charts.steps_table(findings.steps)])
 
 
-def scores(manifest: Mapping[str, Any], findings: Findings) -> Html | None:
+def scores(manifest: Mapping[str, Any], findings: Findings, compared: Compared) -> Html | None:
     if not findings.scores:
         return None
     rule = cuts(manifest.get("keep"))
     figures = []
     for name, found in sorted(findings.scores.items())[:24]:
         cut = rule.get(name, [])
-        said = ", ".join(f"{sign} {number(value)}" for sign, value in cut)
         note = [f"{number(found.count)} scored", f" · {found.odd} not a number" if found.odd else ""]
         caption = h(
             "figcaption",
             h("b", _clip(name, 60)),
             h("span", note),
-            said and h("span", f"keep if {said}", class_="cutnote"),
+            cut_note(cut),
         )
         figures.append(h("figure", caption, charts.histogram(_clip(name, 60), found, cut)))
     legend = h("p", h("i", class_="kept"), "kept ", h("i", class_="lost"), "rejected", class_="legend")
     rule_text = h("p", "Keep rule: ", h("code", manifest["keep"]), class_="note") if manifest.get("keep") else None
-    return join([legend, rule_text or Html(), h("div", figures, class_="grid")])
+    pictures = scatters(compared, manifest.get("keep"))
+    return join([legend, rule_text or Html(), h("div", figures, class_="grid"), pictures or Html()])
+
+
+def cut_note(cut: Sequence[Cut]) -> Html | None:
+    """What must be, and what is one way in among several."""
+    needed, ways = (", ".join(str(one) for one in cut if one.needed is kind) for kind in (True, False))
+    said = [f"keep if {needed}" if needed else "", f"one way in: {ways}" if ways else ""]
+    return h("span", " · ".join(filter(None, said)), class_="cutnote") if cut else None
 
 
 def browser(manifest: Mapping[str, Any], findings: Findings) -> Html:

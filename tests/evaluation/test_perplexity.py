@@ -13,52 +13,18 @@ from hypothesis import strategies as st
 
 from factory.compose import compose_config
 from factory.errors import ConfigError
-from factory.evaluation.perplexity import cut, encode, load_tokenizer, render_conversation
 from factory.evaluation.plan import make_evaluation
+from factory.likelihood import cut, encode, load_tokenizer, render_conversation
 from tests.evaluation.evaluations import items, run, values, words
 from tests.model_server import ModelServer, Reply
 from tests.runs import write_rows
-
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+from tests.scored_prompts import byte_tokenizer, loss, scoring
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level tokenizer of its own: every byte a token, but for two words and the marks of turns."""
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {sign: place for place, sign in enumerate([*alphabet, "he", "ll"])}
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[("h", "e"), ("l", "l")]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made)
-    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    fast.chat_template = TEMPLATE
-    folder = tmp_path_factory.mktemp("tokenizer")
-    fast.save_pretrained(folder)
-    # What makes it a model's folder.
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"")
-    return folder
-
-
-def loss(token: int) -> float:
-    """What the server says of a token, by the token alone."""
-    return 0.5 + token % 7 / 4
-
-
-def scoring(body: dict[str, Any]) -> Reply:
-    prompt = body["prompt"]
-    logprobs = [None, *({str(token): {"logprob": -loss(token), "rank": 1}} for token in prompt[1:])]
-    choice = {"index": 0, "text": "x", "finish_reason": "length", "logprobs": None, "prompt_logprobs": logprobs}
-    return Reply(
-        body=json.dumps({"choices": [choice], "usage": {"prompt_tokens": len(prompt), "completion_tokens": 1}}).encode()
-    )
+    pytest.importorskip("transformers")
+    return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def setting(folder: Path, tokenizer: Path, rows: list[dict[str, Any]], *options: str) -> list[str]:
@@ -84,7 +50,7 @@ def test_texts_are_scored_whole_over_windows(tmp_path: Path, tokenizer: Path) ->
                                                "suite.stride=5"))  # fmt: skip
         count = server.count
         assert all(len(body["prompt"]) <= 8 and body["max_tokens"] == 1 for body in server.bodies)
-    loaded = load_tokenizer(str(tokenizer))
+    loaded = load_tokenizer(str(tokenizer), "suite.tokenizer")
     ids = [encode(loaded, text, special=True)[0] for text in texts[:2]]
     nats = [sum(loss(token) for token in one[1:]) for one in ids]
     tokens = [len(one) - 1 for one in ids]
@@ -106,7 +72,7 @@ def test_of_a_conversation_the_assistants_tokens_alone(tmp_path: Path, tokenizer
         assert (found.status, server.count) == (0, 1)
         run(tmp_path, server, *setting(tmp_path, tokenizer, [{"messages": talk}]))
         assert server.count == 1
-    loaded = load_tokenizer(str(tokenizer))
+    loaded = load_tokenizer(str(tokenizer), "suite.tokenizer")
     end = loaded.convert_tokens_to_ids("<|im_end|>")
     scored = [token for text in ("hello", "é!") for token in [*encode(loaded, text, special=False)[0], end]]
     (item,) = items(tmp_path)
@@ -122,7 +88,7 @@ def test_the_spans_are_what_the_assistant_says(tokenizer: Path) -> None:
         {"role": "user", "content": "assistant\nno"},
         {"role": "assistant", "content": "yes "},
     ]
-    whole, ((start, words_end, end),) = render_conversation(load_tokenizer(str(tokenizer)), talk)
+    whole, ((start, words_end, end),) = render_conversation(load_tokenizer(str(tokenizer), "suite.tokenizer"), talk)
     assert (whole[start:words_end], whole[words_end:end]) == ("yes", " <|im_end|>")
 
 

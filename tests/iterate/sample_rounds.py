@@ -5,29 +5,27 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import math
 import random
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from factory.compose import compose_config
-from factory.config import validated
 from factory.engine.request import Request, Response
 from factory.evaluation.results import write_results
 from factory.evaluation.statistics import pass_at_k
-from factory.evaluation.suite import ItemResult, Measure, Summary, metrics
+from factory.evaluation.suite import ItemResult, Measure
 from factory.iterate.run import described
 from factory.iterate.settings import IterateSettings
 from factory.iterate.stages import Plan, Stage
 from factory.iterate.state import State
 from factory.journal import Fate, Journal
-from factory.outputs import write_manifest
+from factory.outputs import final_fates, write_data, write_manifest
 from factory.records import Message, Record, Score, content_hash
+from factory.settings import VllmEngine
 from tests.sample_training import entries, manifest, write_training
 from tests.sample_training import settings as train_settings
 
@@ -38,14 +36,33 @@ Skill = Callable[
 ]  # of a stage's model, by seed and round: log-odds on a middling question
 
 
-def composed(folder: Path, rounds: int, seeds: Sequence[int], *words: str) -> tuple[IterateSettings, dict[str, Any]]:
-    config, problems = compose_config(
-        "iterate",
-        ["recipe=reasoning", f"out={folder}", f"run={folder.name}", f"rounds={rounds}", f"seeds={list(seeds)}", *words],
-    )
-    found = validated(IterateSettings, {key: value for key, value in config.items() if key != "hydra"}, "", problems)
-    assert found is not None and not problems, problems
-    return found, config
+def suite(when: str, shots: int = 0, split: str = "eval") -> dict[str, Any]:
+    asked = {"samples": 4, "k": [1, 4], "split": split, "shots": shots}
+    return {"when": when, "use": {"suite": "reasoning"}, "options": {"suite": asked}}
+
+
+RECIPE: dict[str, Any] = {
+    "name": "reasoning",
+    "students": ["smollm2"],
+    "generate": {"use": {"task": "reasoning"}, "first": {"task": {"shots": 4}}},
+    "reward": {"enabled": False},
+    "sft": {},
+    "dpo": {},
+    "rpo": {"enabled": False},
+    "merge": {"enabled": False},
+    "evaluate": {"held_out": suite("always"), "shown": suite("start", shots=4), "harder": suite("ends", split="hard")},
+    "controls": {"unfiltered": {"data": "unfiltered"}, "seeds": {"data": "seeds"}, "no_nll": {"data": "pairs"}},
+}
+
+
+def composed(folder: Path, rounds: int, seeds: Sequence[int], **changes: Any) -> tuple[IterateSettings, dict[str, Any]]:
+    """Settings, and the configuration as the command composes it; `changes` are of the recipe."""
+    config = {
+        "recipe": {**RECIPE, **changes}, "run": folder.name, "out": str(folder), "teacher": "smollm2", "rounds": rounds,
+        "seeds": list(seeds), "max_minutes": None, "overlap": "auto", "engine_devices": None, "train_devices": None,
+        "engine": VllmEngine().model_dump(mode="json"), "hydra": {},
+    }  # fmt: skip
+    return IterateSettings.model_validate({key: value for key, value in config.items() if key != "hydra"}), config
 
 
 def rising(stage: Stage, seed: int | None, round_: int) -> float:
@@ -70,6 +87,7 @@ class Rounds:
         self.items: int = wants.pop("items", 30)
         self.records: int = wants.pop("records", 24)
         self.skill: Skill = wants.pop("skill", rising)
+        self.right: Callable[[str, int], int] | None = wants.pop("right", None)  # answers of four, by stage and item
         self.group_names: Sequence[str] = wants.pop("groups", GROUPS)
         self.hostile: str = wants.pop("hostile", "")
         self.gpus: int = wants.pop("gpus", 1)
@@ -146,6 +164,7 @@ class Rounds:
             ease = questions.gauss(0, 1.2) - (1.5 if hard else 0.0)
             share = 1 / (1 + math.exp(-(skill + ease)))
             right = sum(answers.random() < share for _ in range(4))
+            right = right if self.right is None else self.right(stage.key, number)
             found.append(reasoning_item(f"{group}/{'hard' if hard else 'easy'}{number}", group, right, self.hostile))
         return found
 
@@ -199,13 +218,12 @@ def write_evaluation(
 ) -> None:
     """`results.json` and `items.jsonl` as `evaluate` writes them."""
     folder.mkdir(parents=True, exist_ok=True)
-    summary = Summary(items, measures, ["Items are drawn by the states from 2,147,483,648 on (split eval)."])
     results = {
         "suite": "reasoning", "run": folder.name, "seed": 0,
         "model": {"name": name, "path": "models/tiny", "digest": "d1", "engine": "openai", "sampling": {}},
         "settings": dict(settings), "templates": "t1", "items": len(items), "answers": 4 * len(items), "errors": {},
-        "metrics": [metric.model_dump() for metric in metrics(summary, 0)] if len(items) < 100 else [],
-        "measures": [dataclasses.asdict(measure) for measure in measures], "notes": list(summary.notes),
+        "metrics": [],
+        "measures": [dataclasses.asdict(measure) for measure in measures], "notes": ["Items are drawn by the states from 2,147,483,648 on (split eval)."],
         "requests": 4 * len(items), "tokens": {"prompt": 50 * len(items), "completion": 20 * len(items)}, "cost": 0.0,
         "seconds": 50.0, "versions": {}, "finished": finished, "stopped": None, "started_at": "", "ended_at": "",
     }  # fmt: skip
@@ -242,6 +260,7 @@ def write_generated(folder: Path, made: Sequence[Record], began: float, ended: f
         for number, record in enumerate(made):
             journal.add_fates(config, f"item-{number}", [Fate(number, 0, record, {"item": f"item-{number}"})], [None])
         journal.flush()
+        write_data(folder, final_fates(journal, config, None), {}, ["answer", "reward"])
     facts = {
         "kept": kept, "records": len(made), "seeds": len(made) // 4,
         "tokens": {"prompt": 40 * len(made), "completion": 9 * len(made)},
@@ -268,10 +287,15 @@ async def write_responses(path: Path, name: str, spans: Sequence[tuple[float, fl
 
 
 def whole_run(
-    folder: Path, *, rounds: int = 2, seeds: Sequence[int] = (0, 1), words: Sequence[str] = (), **wants: Any
+    folder: Path,
+    *,
+    rounds: int = 2,
+    seeds: Sequence[int] = (0, 1),
+    recipe: Mapping[str, Any] | None = None,
+    **wants: Any,
 ) -> Rounds:
     """A run that came to its end in two invocations, an hour apart."""
-    made = Rounds(folder, *composed(folder, rounds, seeds, *words), **wants)
+    made = Rounds(folder, *composed(folder, rounds, seeds, **(recipe or {})), **wants)
     stages = made.planned()
     middle = len(stages) // 2
     made.invocation(stages[:middle])
@@ -281,8 +305,3 @@ def whole_run(
 
 def json_of(path: Path) -> dict[str, Any]:
     return dict(orjson.loads(path.read_bytes()))
-
-
-def lines_of(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines():
-        yield json.loads(line)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from factory.compose import compose_config
+from factory.errors import ConfigError
 from factory.evaluation.results import read_results
 from factory.evaluation.statistics import mcnemar, paired_bootstrap
-from factory.iterate.summary import write_summary
-from tests.iterate.sample_rounds import Rounds, composed, json_of, whole_run
+from factory.evaluation.suite import ItemResult, Measure
+from factory.iterate.run import described
+from factory.iterate.state import State
+from factory.iterate.summary import write_again, write_summary
+from tests.iterate.sample_rounds import RECIPE, Rounds, composed, json_of, reasoning_item, whole_run, write_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -153,23 +162,194 @@ def test_mcnemar_for_one_seed_of_right_and_wrong(tmp_path: Path) -> None:
     )
 
 
-def test_diversity_is_that_of_the_records(run: Rounds, results: dict[str, Any]) -> None:
-    assert [(one["seed"], one["round"]) for one in results["diversity"]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
-    one = results["diversity"][0]
-    assert one["records"] == 24
-    assert not math.isnan(one["compression_ratio"])
+SMALL = {
+    "evaluate": {name: RECIPE["evaluate"][name] for name in ("held_out", "shown")},
+    "controls": {"unfiltered": {"data": "unfiltered"}},
+}
 
 
-def test_a_folder_cut_off_at_any_stage_has_a_summary(tmp_path: Path) -> None:
-    run = Rounds(tmp_path / "cut", *composed(tmp_path / "cut", 1, [0]), items=9, records=8)
+def test_a_folder_cut_off_in_any_stage_has_a_summary(tmp_path: Path) -> None:
+    run = Rounds(tmp_path / "cut", *composed(tmp_path / "cut", 1, [0], **SMALL), items=6, records=8)
     write_summary(run.settings, run.state.data)
     stages = run.planned()
+    assert json_of(run.folder / "results.json")["stages"] == {"done": 0, "planned": len(stages), "next": stages[0].key}
     for place, stage in enumerate(stages):
         run.invocation([], cut=stage, wait=10.0)
         write_summary(run.settings, run.state.data)
+        cut_off = json_of(run.folder / "results.json")
+        assert cut_off["stages"]["done"] == place, "what was cut off is not done, and not counted"
+        assert f"{place} of {len(stages)} stages" in cut_off["conclusions"][0]["text"]
         run.invocation([stage], wait=10.0)
         write_summary(run.settings, run.state.data)
         found = json_of(run.folder / "results.json")
         assert found["stages"]["done"] == place + 1
         assert found["finished"] == (place + 1 == len(stages))
-        assert found["problems"] == []
+        assert found["problems"] == cut_off["problems"] == []
+        assert (run.folder / "report.html").read_text().endswith("</html>\n")
+    assert found["utilisation"]["invocations"] == 2 * len(stages)
+
+
+def test_seeds_at_different_rounds_are_compared_where_most_are(tmp_path: Path) -> None:
+    run = Rounds(tmp_path / "some", *composed(tmp_path / "some", 2, [0, 1, 2], **SMALL), items=6, records=8)
+    ahead = "seed-0/round-2/evaluate-held_out"
+    stages = [stage for stage in run.planned() if "round-2" not in stage.key or stage.key.startswith("seed-0")]
+    run.invocation([stage for stage in stages if "control" not in stage.key and "unfiltered" not in stage.key])
+    assert run.state.done(ahead)
+    write_summary(run.settings, run.state.data)
+    results = json_of(run.folder / "results.json")
+    row = row_of(results, "held_out", "pass@1")
+    assert row["last_round"] == 1
+    assert set(gain(row, ("start", "held_out"), ("round", 1))["seeds"]) == {"0", "1", "2"}
+    assert set(value(row, "round", round_=2)["seeds"]) == {"0"}
+    said = [one["text"] for one in results["conclusions"] if one["about"] == "limits"]
+    assert any("after round 1 of 2 for 3 of 3 seeds so far" in text for text in said)
+    assert any(text.startswith("No control was measured") for text in said)
+
+
+def test_items_that_one_side_lacks_are_left_out_of_the_comparison(run: Rounds, tmp_path: Path) -> None:
+    folder = tmp_path / "lacking"
+    shutil.copytree(run.folder, folder)
+    kept = {}
+    for key, rest in (
+        ("seed-0/round-2/evaluate-held_out", slice(1, None)),
+        ("seed-0/round-2/control-seeds-held_out", slice(0, -1)),
+    ):
+        lines = (folder / key / "items.jsonl").read_text().splitlines()[rest]
+        (folder / key / "items.jsonl").write_text("\n".join(lines) + "\n")
+        kept[key] = {json.loads(line)["id"]: json.loads(line)["values"]["pass@1"][0] for line in lines}
+    write_again(folder)
+    row = row_of(json_of(folder / "results.json"), "held_out", "pass@1")
+    last, other = kept.values()
+    assert [value(row, *of)["items"] for of in (("round", "", 2), ("round", "", 1), ("start", "shown"))] == [23, 24, 24]
+    assert value(row, "round", round_=2)["seeds"]["0"] == pytest.approx(statistics.fmean(last.values()))
+    assert gain(row, ("start", "held_out"), ("round", 2))["items"] == 23
+    both = gain(row, ("control", "seeds"), ("round", 2))
+    assert both["items"] == 22
+    assert both["seeds"]["0"] == pytest.approx(
+        statistics.fmean(last[name] - other[name] for name in {*last} & {*other})
+    )
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_there(run: Rounds, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(run.folder, folder)
+    (folder / "seed-0/round-2/evaluate-held_out/results.json").write_text("{")
+    (folder / "seed-0/round-1/generate/journal.db").write_bytes(b"nothing of SQLite's" * 100)
+    next((folder / "seed-1/round-1/generate/data").glob("*.parquet")).write_bytes(b"PAR1")
+    (folder / "seed-1/round-1/diversity.json").write_text("{")
+    write_again(folder)
+    results = json_of(folder / "results.json")
+    told = " ".join(results["problems"])
+    assert len(results["problems"]) == 3
+    for place in ("seed-0/round-2/evaluate-held_out", "seed-0/round-1/generate", "seed-1/round-1"):
+        assert place in told
+    assert row_of(results, "held_out", "pass@1")["last_round"] == 1
+    assert [(one["seed"], one["round"]) for one in results["diversity"]] == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_the_work_of_each_stage_is_in_the_table(run: Rounds, results: dict[str, Any]) -> None:
+    rows = {one["stage"]: one for one in results["work"]}
+    assert set(rows) == set(run.state.data["stages"])
+    asked = rows["start/held_out"]
+    assert (asked["kind"], asked["records"], asked["tokens"]) == ("evaluate", 4 * 24, 20 * 24)
+    made = rows["seed-0/round-1/generate"]
+    assert (made["kind"], made["records"], made["tokens"]) == ("generate", 24, 9 * 24)
+    trained = rows["seed-0/round-1/sft"]
+    metrics = (run.folder / "seed-0/round-1/sft/metrics.jsonl").read_text().splitlines()
+    assert (trained["steps"], trained["tokens"]) == (40, sum(json.loads(line)["tokens"] for line in metrics))
+    for key, _, begin, end in run.state.data["stretches"]:
+        assert key == "iterate" or rows[key]["seconds"] == pytest.approx(end - begin, abs=0.002)
+
+
+def test_another_way_of_asking_needs_the_same_items(tmp_path: Path) -> None:
+    """A suite of the start alone that asks something else is no base line."""
+    run = Rounds(tmp_path / "other", *composed(tmp_path / "other", 1, [0], **SMALL), items=6, records=8)
+    stages = run.planned()
+    run.invocation(stages)
+    write_evaluation(
+        run.folder / "start/shown", [reasoning_item(f"other/{n}", "gcd", 4) for n in range(6)], {"shots": 4}
+    )
+    write_summary(run.settings, run.state.data)
+    row = row_of(json_of(run.folder / "results.json"), "held_out", "pass@1")
+    assert row["base"] == "held_out"
+    assert [entry["name"] for entry in row["values"] if entry["of"] == "start"] == ["held_out"]
+
+
+def test_lower_may_be_better(tmp_path: Path) -> None:
+    """A perplexity: the exponential of a ratio of sums, a token's weight each."""
+    run = Rounds(tmp_path / "low", *composed(tmp_path / "low", 1, [0, 1], **SMALL), items=6, records=8)
+    run.invocation(run.planned())
+    measure = [Measure("perplexity", "log", higher_is_better=False, share=False)]
+    for stage in run.planned():
+        if stage.command == "evaluate":
+            loss = (
+                2.8
+                if stage.key == "start/shown"
+                else {"start": 3.0, "control": 2.5, "evaluate": 2.0}[
+                    stage.key.split("/")[-1 if "round" in stage.key else 0].split("-")[0]
+                ]
+            )
+            items = [ItemResult(f"i{n}", {"perplexity": ((loss + 0.01 * n) * (n + 5), n + 5.0)}) for n in range(40)]
+            write_evaluation(stage.folder, items, {}, measures=measure)
+    write_summary(run.settings, run.state.data)
+    results = json_of(run.folder / "results.json")
+    row = row_of(results, "held_out", "perplexity")
+    weights = [n + 5 for n in range(40)]
+    mean = sum(0.01 * n * weight for n, weight in enumerate(weights)) / sum(weights)
+    assert value(row, "round", round_=1)["mean"] == pytest.approx(math.exp(2 + mean))
+    assert row["base"] == "shown", "the lower one is the better way of asking"
+    found = gain(row, ("start", "held_out"), ("round", 1))
+    assert found["difference"] == pytest.approx(math.exp(2 + mean) - math.exp(3 + mean))
+    assert found["high"] < 0 and found["shown"] == "down" and found["p"] < 0.001
+    first = next(one for one in results["conclusions"] if one["about"] == "held_out")
+    assert (
+        first["kind"] == "shown"
+        and "(lower is better)" in first["text"]
+        and "below the starting model" in first["text"]
+    )
+
+
+# ---- drawn again
+
+
+def test_it_is_drawn_again_from_its_folder_alone(run: Rounds, tmp_path: Path) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(run.folder, folder)
+    (folder / "report.html").unlink()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-m", "factory", "report", f"out={folder}"],
+        env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, f"{folder}/report.html"), done.stderr
+    assert (folder / "report.html").read_text() == (run.folder / "report.html").read_text()
+    assert json_of(folder / "results.json") == json_of(run.folder / "results.json")
+
+
+def test_without_its_last_results_rounds_and_seeds_are_those_of_the_stages(run: Rounds, tmp_path: Path) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(run.folder, folder)
+    (folder / "results.json").unlink()
+    write_again(folder)
+    found = json_of(folder / "results.json")
+    assert (found["rounds"], found["seeds"], found["finished"]) == (2, [0, 1], True)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"stages": {}}', '{"stages": {}, "stretches": [], "described": {"recipe": 3}}']
+)
+def test_a_state_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(ConfigError, match="state.json cannot be read"):
+        write_again(tmp_path)
+
+
+def test_every_recipe_can_be_drawn_before_anything_ran(tmp_path: Path) -> None:
+    recipes = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/recipe").glob("*.yaml"))
+    assert recipes
+    for name in recipes:
+        config, problems = compose_config("iterate", [f"recipe={name}", f"out={tmp_path / name}"])
+        assert problems == []
+        (tmp_path / name).mkdir()
+        State(tmp_path / name, described(config)).write()
+        assert write_again(tmp_path / name).read_text().endswith("</html>\n")

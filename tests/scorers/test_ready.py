@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.runs import kept, run, write_rows
 
 
 class WeigherSettings(Frozen):
-    broken: bool = False
+    broken: Literal["", "by the user", "by a bug"] = ""
     identity: str = "one"
     keep_from: float = 0.0
 
@@ -42,8 +43,9 @@ class Weigher:
     async def ready(self, resources: Resources) -> AsyncIterator[float]:
         self.happened.append("opening")
         await asyncio.sleep(0.02)
-        if self.settings.broken:
-            raise UserError("weigher: cannot be opened")
+        if self.settings.broken == "by the user":
+            raise UserError("weigher: no such file")
+        assert not self.settings.broken
         assert resources.logs.name == "logs"
         try:
             yield 2.0
@@ -89,9 +91,14 @@ def test_it_is_opened_once_and_closed_and_a_second_run_opens_nothing(tmp_path: P
         assert server.count == 6
 
 
-def test_what_cannot_be_opened_stops_the_run_with_its_message(tmp_path: Path, happened: list[str]) -> None:
-    with answered() as server, pytest.raises(UserError, match="cannot be opened"):
-        run(tmp_path, server, *ADDED, "scorers.weigher.broken=true")
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [("by the user", "^weigher: no such file$"), ("by a bug", "^Weigher cannot be opened: AssertionError: ")],
+)
+def test_what_cannot_be_opened_stops_the_run(tmp_path: Path, happened: list[str], broken: str, said: str) -> None:
+    """It loses no record: none can be scored without."""
+    with answered() as server, pytest.raises(UserError, match=said):
+        run(tmp_path, server, *ADDED, f"scorers.weigher.broken='{broken}'")
     assert happened == ["opening"]
 
 

@@ -170,14 +170,18 @@ def _resample(asked: Sequence[_Asked], seed: int) -> None:
 
 
 def _judge(row: dict[str, Any]) -> None:
-    """Which control is the best one by this measure, and what each interval shows: up, down, or neither."""
+    """Which control is the best one by this measure, and what each gain shows: up, down, or neither.
+
+    Both the interval and the test have to say so: with few items a bootstrap's interval is too narrow.
+    """
     sign = 1 if row["higher_is_better"] else -1
     last = max((gain["to"]["round"] for gain in row["gains"] if gain["from"]["of"] == "control"), default=0)
     controls = [value for value in row["values"] if value["of"] == "control" and value["round"] == last]
     best = max(controls, key=lambda value: sign * value["mean"], default=None)
     row["best_control"] = best["name"] if best else None
     for gain in row["gains"]:
-        gain["shown"] = "up" if gain["low"] > 0 else "down" if gain["high"] < 0 else "neither"
+        told = gain["p"] < 0.05
+        gain["shown"] = "up" if told and gain["low"] > 0 else "down" if told and gain["high"] < 0 else "neither"
 
 
 def gain_of(

@@ -1,7 +1,7 @@
 """What the numbers support and what they do not, in sentences made by rules from `results.json` alone.
 
-A difference is called shown where its 95 % interval leaves out zero. All else is called not shown, which is not the same as
-shown to be nothing. Limits are always told.
+A difference is called shown where its 95 % interval leaves out zero and its p is below 0.05. All else is called not shown,
+which is not the same as shown to be nothing. Limits are always told.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from factory.evaluation.results import p_value
 from factory.iterate.compared import gain_of
 from factory.iterate.diversity import by_round, mean_of, reading
 from factory.iterate.measured import gap_name, widest_pass
@@ -78,9 +79,9 @@ def _beside(row: Row, gain: Mapping[str, Any], than: str) -> tuple[Kind, str]:
     lower = "" if row["higher_is_better"] else " (lower is better)"
     what = f"{row['measure']}{lower} on {row['suite']} after round {gain['to']['round']} ({_value(row, gain['to'])})"
     if found == "not shown":
-        return found, (
-            f"Not shown: a difference between {what} and {than}: {signed(gain['difference'], share)} ({interval(gain, share)})"
-        )
+        outside = gain["low"] is not None and (gain["low"] > 0 or gain["high"] < 0)
+        sure = interval(gain, share) + (f", but p {p_value(gain['p'])}" if outside else "")
+        return found, f"Not shown: a difference between {what} and {than}: {signed(gain['difference'], share)} ({sure})"
     by = f"{size(gain['difference'], share)} ({interval(gain, share, 1 if up else -1)})"
     return found, f"{what} is {by} {'above' if up else 'below'} {than}"
 

@@ -35,16 +35,11 @@ def gains(results: Results) -> Html:
             parts.append(_suite(results, row))
     if not parts:
         return h("p", "No evaluation is finished yet.", class_="empty")
-    several = len(results["seeds"]) > 1
+    held = ", the seeds held as they are" if len(results["seeds"]) > 1 else ""
     note = (
         "p: how likely a difference as large is if the two models were exchangeable item by item (McNemar's exact test for one seed "
-        "and items that are right or wrong, else a permutation test)"
-        + (
-            ", the seeds held as they are: it can be small where the interval, which counts the spread of the seeds, too, has zero in it"
-            if several
-            else ""
-        )
-        + ". Pale: the interval has zero in it. Every comparison is judged by itself."
+        f"and items that are right or wrong, else a permutation test){held}. Pale: not shown, since the interval has zero in it or p is "
+        "0.05 or more. Every comparison is judged by itself."
     )
     return join([*parts, h("p", note, class_="note between")])
 
@@ -146,7 +141,7 @@ def _last_less(row: Row, value: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _gain_cells(gain: Mapping[str, Any] | None, row: Row) -> list[Html]:
-    """The difference, its interval and its p-value; pale where the interval has zero in it."""
+    """The difference, its interval and its p-value; pale where nothing is shown."""
     if gain is None:
         return [h("td", class_="n") for _ in range(3)]
     tone = "n none" if gain["shown"] == "neither" else "n"

@@ -96,6 +96,14 @@ def test_the_same_is_not_shown_to_differ(tmp_path: Path) -> None:
     assert not [one for one in found if one["kind"] == "shown"]
 
 
+def test_an_interval_from_few_items_is_not_enough(tmp_path: Path) -> None:
+    """Four items, all of them better: the interval leaves out zero, but one exchange in eight looks as good."""
+    found = said(tmp_path / "run", lambda stage, n: 1 if stage.startswith("start") else 3, ONE, items=4)
+    kind, text = of(found, "held_out")[0]
+    assert kind == "not shown"
+    assert text.endswith("+50.0 points (95 % interval 50.0 to 50.0, but p 0.125); 4 items, 1 seed.")
+
+
 def test_controls_are_named_by_what_they_were_trained_on_the_best_one_first(tmp_path: Path) -> None:
     def right(stage: str, number: int) -> int:
         name = stage.rpartition("/")[2]

@@ -156,7 +156,11 @@ def test_a_thousand_copies_are_no_harder(tmp_path: Path) -> None:
 
 @quick
 @given(st.integers(0, 300), st.integers(0, 10**6), st.sampled_from([0.6, 0.8, 0.9]))
-def test_meaning_is_the_greedy_choice_by_cosine(tmp_path: Path, count: int, seed: int, bound: float) -> None:
+def test_meaning_is_the_greedy_choice_by_cosine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, seed: int, bound: float
+) -> None:
+    # Pieces of 8 and blocks of 64, so that 300 vectors go every way that a million go.
+    monkeypatch.setattr(sys.modules["factory.duplicates.semantic"], "_LEAF", 8)
     vectors = groups(count, seed) if count else np.empty((0, 32), np.float32)
     products = vectors @ vectors.T
     found = by_meaning(vectors, tmp_path, bound=bound, block=64)

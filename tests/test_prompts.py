@@ -57,6 +57,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "instructions_with_constraints/revision.j2": {"constraints": ["No comma.", "No digit."]},
     "evaluate/humaneval.j2": {"problem": "def double(x):", "name": "double"},
     "evaluate/reasoning.j2": {"question": "What is 2 + 2?"},
+    "reasoning/ask.j2": {"question": "What is 1 + 1?"},
     "judge/chat/pairwise.j2": {"question": "Hi", "first": "Hello.", "second": "What?", "criteria": "- Is it kind?"},
     "judge/chat/rubric.j2": {"conversation": [{"role": "user", "content": "Hi"}], "criteria": CRITERIA, "material": "A text."},
     "judge/few_shot/rubric.j2": {"criteria": CRITERIA, "examples": [{"request": "Hi", "answer": "Hello.", "reason": "So.",

@@ -99,7 +99,9 @@ class Plan:
         yield self._export(seed, round_, "samples", "sft", recipe.samples)
         yield self._export(seed, round_, "pairs", "preference", recipe.pairs)
         if recipe.reward.enabled:
-            yield self._train(seed, round_, "reward", "reward", recipe.reward, [self._pairs(seed, round_)], None)
+            yield self._train(
+                seed, round_, "reward", "reward", recipe.reward, [self._pairs(seed, round_, graded=False)], None
+            )
             yield self._generate(seed, round_, graded=True)
             yield self._export(seed, round_, "graded-pairs", "preference", recipe.pairs, {"reward": "reward"})
         start: Model | None = None
@@ -136,7 +138,7 @@ class Plan:
             data = {
                 "unfiltered": [self.folder(seed, number, "unfiltered") for number in range(1, round_ + 1)],
                 "seeds": [self.root / "examples.jsonl"],
-                "pairs": [self._pairs(seed, round_)],
+                "pairs": [self._pairs(seed, round_, graded=False)],
             }[control.data]
             steps = tuple(self.key(seed, round_, part) for part in trained)
             yield self._train(seed, round_, place, stage, control, data, start, steps)
@@ -191,7 +193,7 @@ class Plan:
     def _samples(self, seed: int, round_: int) -> list[Path]:
         return [self.folder(seed, number, "samples") for number in range(1, round_ + 1)]
 
-    def _pairs(self, seed: int, round_: int, *, graded: bool = True) -> Path:
+    def _pairs(self, seed: int, round_: int, *, graded: bool) -> Path:
         return self.folder(seed, round_, "graded-pairs" if graded and self.recipe.reward.enabled else "pairs")
 
     def _train(

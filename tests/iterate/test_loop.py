@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.compose import compose_config
+from factory.config import options
 from factory.errors import ConfigError, UserError
 from factory.iterate.examples import shown_examples
 from factory.iterate.plan import checked_settings
@@ -118,6 +120,17 @@ def test_each_round_starts_from_what_the_one_before_made() -> None:
     assert by_folder[f"{root}/round-1/generate"]["task.shots"] == "4"
     assert by_folder[f"{root}/round-2/generate"]["task.shots"] == "0"
     assert f"{root}/round-2/dpo/model" in engines.served
+
+
+@pytest.mark.parametrize("recipe", options("recipe"))
+def test_what_a_stage_reads_was_made_before_it(recipe: str) -> None:
+    settings, _ = settings_of(f"recipe={recipe}", "recipe.reward.enabled=true", "recipe.rpo.enabled=true", "seeds=[0]")
+    made = {f"outputs/{recipe}/examples.jsonl"}
+    for stage in stages_of(settings):
+        read = {path for word in stage.words for path in re.findall(rf"outputs/{recipe}/[\w./-]+", word)}
+        read = {path.removesuffix("/model") for path in read} - {str(stage.folder)}
+        assert read <= made, f"{stage.key} reads {read - made}"
+        made.add(str(stage.folder))
 
 
 def test_controls_train_for_as_many_steps() -> None:

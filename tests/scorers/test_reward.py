@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from pydantic import ValidationError
 
@@ -25,7 +26,7 @@ from factory.reward.model import RewardModel
 from factory.reward.settings import WEIGHTS, RewardModelSettings
 from factory.scorers.reward import RewardSettings
 from tests.model_server import ModelServer, Reply, last_text
-from tests.runs import reasons, run, start, table, write_rows
+from tests.runs import run, start, table, write_rows
 from tests.scorers.reward_models import FIVE, bare_outputs, make_reward_model
 
 ADDED = ("+scorer@scorers.reward=reward", "scorers.rules.enabled=false")
@@ -50,6 +51,12 @@ def made(folder: Path) -> list[Record]:
         present = journal.current_config()
         assert present is not None
         return [fate.record for fate in journal.fates(present[0])]
+
+
+def unscored(folder: Path) -> dict[str, int]:
+    """Why records have no reward, by how many."""
+    found: dict[str, int] = orjson.loads((folder / "run/manifest.json").read_bytes())["score_errors"]["reward"]
+    return found
 
 
 def scored(folder: Path, *words: str, count: int = 30) -> list[Record]:
@@ -160,16 +167,17 @@ def test_texts_that_are_too_long_are_errors_and_leave_their_neighbours_alone(tmp
     write_rows(tmp_path, [{"instruction": text} for text in ("short", "word " * 400, "also short", "y" * 3_000_000)])
     with ModelServer(lambda body: Reply("Yes.")) as server:
         run(tmp_path, server, *ADDED, f"{A}.path={scalar}")
-    assert [row["instruction"] for row in table(tmp_path)] == ["short", "also short"]
-    first, second = sorted(reasons(tmp_path), key=len)
-    assert first.startswith("reward: too long: ") and first.endswith("tokens, the model reads 256")
-    assert second.startswith("reward: too long: 30000") and second.endswith("characters, the model reads 256 tokens")
+    assert [row["scores"] is not None for row in table(tmp_path)] == [True, False, True, False]
+    first, second = sorted(unscored(tmp_path), key=len)
+    assert first.startswith("too long: ") and first.endswith("tokens, the model reads 256")
+    assert second.startswith("too long: 30000") and second.endswith("characters, the model reads 256 tokens")
 
 
 def test_a_lower_bound_of_ones_own_holds(tmp_path: Path, scalar: Path) -> None:
     found = scored(tmp_path, f"{A}.path={scalar}", f"{A}.max_length=60")
-    assert {bool(record.scores) for record in found} == {True, False}
-    assert all("the model reads 60" in record.reason for record in found if not record.scores)
+    lost = [record.meta["score_errors"]["reward"] for record in found if "reward" not in record.scores]
+    assert 0 < len(lost) < len(found)
+    assert all("the model reads 60" in why for why in lost)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +222,8 @@ def test_a_head_that_gives_no_number_is_an_error(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["score.weight"] = torch.full_like(weights["score.weight"], float("nan"))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert all(record.reason == "reward: a gave [nan], not 1 number(s)" for record in scored_lost(tmp_path, folder))
+    errors = [record.meta["score_errors"] for record in scored_lost(tmp_path, folder)]
+    assert errors == [{"reward": "a gave [nan], not 1 number(s)"}] * 3
 
 
 def scored_lost(folder: Path, model: Path) -> list[Record]:

@@ -11,9 +11,9 @@ import pytest
 
 from factory.errors import UserError
 from tests.model_server import ModelServer, Reply
-from tests.runs import reasons, run
+from tests.runs import run
 from tests.scorers.reward_models import FIVE, bare_outputs, make_reward_model
-from tests.scorers.test_reward import ADDED, A, answer, made, opinions, questions, scored, turns
+from tests.scorers.test_reward import ADDED, A, answer, made, opinions, questions, scored, turns, unscored
 
 
 def values_of(ids: list[int], outputs: int) -> list[float]:
@@ -89,16 +89,18 @@ def test_a_refused_text_is_that_records_error_and_a_failing_server_is_tried_agai
 
     with ModelServer(script) as rewards, ModelServer(answer) as server:
         run(tmp_path, server, *ADDED, *words_for(rewards, scalar))
-    assert reasons(tmp_path) == {"engine: HTTP 400: that is not for me": 2}
+    assert unscored(tmp_path) == {"engine: HTTP 400: that is not for me": 2}
     assert sorted(tries.values()) == [1, 1, 2, 2, 2, 2]
-    assert [record.scores["reward"].value for record in made(tmp_path) if record.scores] == [1.5] * 4
+    assert [record.scores["reward"].value for record in made(tmp_path) if "reward" in record.scores] == [1.5] * 4
 
 
 def test_an_answer_of_the_wrong_shape_is_an_error(tmp_path: Path, scalar: Path) -> None:
     questions(tmp_path, 2)
     with pooling(3) as rewards, ModelServer(answer) as server:
         run(tmp_path, server, *ADDED, *words_for(rewards, scalar))
-    assert all(reason.startswith("reward: a gave [") and "not 1 number(s)" in reason for reason in reasons(tmp_path))
+    said = unscored(tmp_path)
+    assert sum(said.values()) == 2
+    assert all(why.startswith("a gave [") and "not 1 number(s)" in why for why in said)
 
 
 def test_another_kind_of_server_stops_the_run(tmp_path: Path, scalar: Path) -> None:

@@ -353,7 +353,9 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     status, out, err = run([command, "--help"], capsys)
     assert status == 0
     assert err == ""
-    assert ("Keys and their present values" in out) == (command in ("generate", "export", "train", "iterate", "evaluate"))
+    assert ("Keys and their present values" in out) == (
+        command in ("generate", "export", "train", "iterate", "evaluate")
+    )
 
 
 def test_help_names_choices_and_the_keys_as_overridden(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,11 +13,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from factory.outputs import write_atomically, write_json
-from factory.report.collect import collect, load_manifest
-from factory.report.compared import as_json, compare
-from factory.report.page import render
-
 __all__ = ["write_report"]
 
 
@@ -27,6 +22,12 @@ def write_report(run_dir: Path, *, limit: int = 400) -> Path:
     Reads the journal once, in memory that does not grow with it. Raises `UserError` where either file is missing or the
     folder cannot be written.
     """
+    # Here, so that a report of a training, which is drawn while it goes on, does without numpy.
+    from factory.outputs import write_atomically, write_json
+    from factory.report.collect import collect, load_manifest
+    from factory.report.compared import as_json, compare
+    from factory.report.page import render
+
     manifest = load_manifest(run_dir)
     findings = collect(run_dir, manifest, limit)
     run = str(manifest.get("run") or run_dir.resolve().name)

@@ -241,7 +241,7 @@ def test_a_damaged_state_is_told() -> None:
     ("more", "said"),
     [
         (["recipe.sft.enabled=false", "recipe.dpo.enabled=false"], "trains nothing"),
-        (["recipe.evaluate.held_out.enabled=false", "recipe.evaluate.shown.enabled=false", "recipe.evaluate.harder.enabled=false"], "measures nothing"),
+        (["recipe.evaluate.held_out.enabled=false", "recipe.evaluate.shown.enabled=false", "recipe.evaluate.harder.enabled=false", "recipe.evaluate.harder_shown.enabled=false"], "measures nothing"),
         (["recipe.merge.enabled=true", "recipe.merge.of=[rpo]"], "recipe.rpo is not enabled"),
         (["recipe.sft.options.epochz=1"], "epochz"),
         (["recipe.generate.use.task=nothing"], "no such task"),

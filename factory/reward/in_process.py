@@ -28,7 +28,9 @@ class InProcessModel:
         self._torch = torch
         self.device = _device(model, engine)
         accelerated = self.device.type != "cpu"
-        self.budget = engine.batch_tokens or (16_384 if accelerated else 4_096)
+        # A GPU wants many tokens at once and computes padding beside them; to a CPU each token costs the same.
+        self.budget = engine.batch_tokens or (16_384 if accelerated else 1_024)
+        self.padding = 0.1 if accelerated else 0.03
         own = model.own_dtype if accelerated else "float32"  # a CPU gains nothing from narrower numbers
         dtype = own if engine.dtype == "auto" else engine.dtype
         self._model = self._load(model, getattr(torch, dtype))

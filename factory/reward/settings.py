@@ -26,7 +26,7 @@ class InProcess(Frozen):
     kind: Literal["torch"] = "torch"
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_tokens: int | None = Field(None, ge=1)  # of one forward pass, padding included; null: 4,096, on a GPU 16,384
+    batch_tokens: int | None = Field(None, ge=1)  # of one forward pass, padding included; null: 1,024, on a GPU 16,384
 
     @field_validator("device")
     @classmethod

@@ -117,7 +117,7 @@ class _Member:
 
         async def compute() -> Sequence[float]:
             rewarder: Rewarder = await context.opened(self)
-            found = await rewarder.values(messages)
+            found = await rewarder(messages)
             if len(found) != len(self.model.outputs) or not all(map(math.isfinite, found)):
                 raise ScorerError(f"reward: {self.model.name} gave {found}, not {len(self.model.outputs)} number(s)")
             return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import random
@@ -9,7 +11,7 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from pydantic import ValidationError
 from factory.errors import ScorerError, UserError
 from factory.journal import Journal
 from factory.records import Message, Record
+from factory.resources import Resources
 from factory.reward.encoding import Encoder
-from factory.reward.engines import Rewarder
+from factory.reward.engines import Rewarder, open_rewarder
 from factory.reward.model import RewardModel
 from factory.reward.settings import WEIGHTS, RewardModelSettings
+from factory.scorers import reward as scorer
 from factory.scorers.reward import RewardSettings
 from tests.model_server import ModelServer, Reply, last_text
 from tests.runs import run, start, table, write_rows
@@ -203,18 +207,14 @@ def test_a_lower_bound_of_ones_own_holds(tmp_path: Path, scalar: Path) -> None:
     ],
 )
 def test_hostile_answers_are_scored_as_they_are(scalar: Path, text: str) -> None:
-    import asyncio
-
-    from factory.reward.in_process import InProcessModel
-
-    model = RewardModel("a", RewardModelSettings(path=str(scalar)), "m")
     conversation = (Message(role="user", content="q"), Message(role="assistant", content=text))
-    loaded = InProcessModel(model)
+    model = RewardModel("a", RewardModelSettings(path=str(scalar)), "m")
 
-    async def compute(ids: Sequence[int]) -> list[float]:
-        return list(loaded.forward([[5, 6, 7], ids])[1])
+    async def values() -> Sequence[float]:
+        async with open_rewarder(model, Resources(scalar)) as rewarder:
+            return await rewarder(conversation)
 
-    found = asyncio.run(Rewarder(Encoder(model), compute).values(conversation))
+    found = asyncio.run(values())
     assert found == pytest.approx(bare_outputs(scalar, [turn.model_dump() for turn in conversation]), abs=1e-3)
 
 
@@ -367,13 +367,19 @@ def test_a_model_that_sees_what_comes_later_is_refused(tmp_path: Path, monkeypat
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The answers that a model was asked about, in this process."""
     found: list[str] = []
-    original = Rewarder.values
+    original = scorer.open_rewarder
 
-    async def values(self: Rewarder, messages: Sequence[Message]) -> list[float]:
-        found.append(messages[-1].content)
-        return await original(self, messages)
+    @contextlib.asynccontextmanager
+    async def counting(model: RewardModel, resources: Resources) -> AsyncIterator[Rewarder]:
+        async with original(model, resources) as rewarder:
 
-    monkeypatch.setattr(Rewarder, "values", values)
+            async def values(messages: Sequence[Message]) -> list[float]:
+                found.append(messages[-1].content)
+                return await rewarder(messages)
+
+            yield values
+
+    monkeypatch.setattr(scorer, "open_rewarder", counting)
     return found
 
 

@@ -159,6 +159,8 @@ async def measure(folder: Path, records: Sequence[Record], rounds: int, scratch:
                 texts = [ids[place] for place in order]
                 took, found = timed(lambda texts=texts: bare.by_tokens(texts, 4096))  # type: ignore[misc]
                 seconds["bare, 4,096 tokens"] += took
+                so_far = seconds["bare, 4,096 tokens"] / seconds["scorer"]
+                print(f"{start + len(part):,} texts: {so_far:.3f} of the bare forward's speed", flush=True)
                 compared = [found]
                 if start == 0:  # every fourth text: it is there to be agreed with
                     took, found = timed(lambda texts=texts[::4]: bare.by_count(texts))  # type: ignore[misc]

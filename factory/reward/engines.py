@@ -77,7 +77,9 @@ async def _client(
     from factory.engine.server import ManagedServers
 
     logs = resources.logs / f"reward-{model.name}"
-    pooling = engine.model_copy(update={"extra_args": ("--runner", "pooling", *engine.extra_args)})
+    # vLLM's own "auto" would narrow float32.
+    dtype = model.own_dtype if engine.dtype == "auto" else engine.dtype
+    pooling = engine.model_copy(update={"dtype": dtype, "extra_args": ("--runner", "pooling", *engine.extra_args)})
     async with (
         ManagedServers(model.resolved, pooling, logs, on_status=resources.status) as servers,
         PoolingClient(

@@ -29,7 +29,8 @@ class InProcessModel:
         self.device = _device(model, engine)
         accelerated = self.device.type != "cpu"
         self.budget = engine.batch_tokens or (16_384 if accelerated else 4_096)
-        dtype = ("bfloat16" if accelerated else "float32") if engine.dtype == "auto" else engine.dtype
+        own = model.own_dtype if accelerated else "float32"  # a CPU gains nothing from narrower numbers
+        dtype = own if engine.dtype == "auto" else engine.dtype
         self._model = self._load(model, getattr(torch, dtype))
         self._score: Any = getattr(self._model, "score", None)
         if not isinstance(self._score, torch.nn.Linear):

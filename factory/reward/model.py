@@ -100,6 +100,12 @@ class RewardModel:
         except Exception as error:  # whatever the HTTP library of the day raises when there is no way out
             raise self.problem(f"cannot be downloaded: {str(error).splitlines()[0]}") from error
 
+    @property
+    def own_dtype(self) -> str:
+        """What its weights are saved as. One that was trained in float32 may lose all it learned in bfloat16, which rounds
+        away what a small learning rate changed."""
+        return str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
+
     @functools.cached_property
     def outputs(self) -> Sequence[str]:
         """The names of the head's outputs, in their order."""

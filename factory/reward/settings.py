@@ -20,7 +20,8 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
 
 
 class InProcess(Frozen):
-    """torch, in the factory's own process. `auto`: the GPU in bfloat16 where there is one, else the CPU in float32."""
+    """torch, in the factory's own process. `auto`: the GPU where there is one, in what the model's weights are saved as;
+    else the CPU in float32."""
 
     kind: Literal["torch"] = "torch"
     device: str = "auto"
@@ -36,9 +37,11 @@ class InProcess(Frozen):
 
 
 class PoolingServers(VllmSettings, Policy):
-    """vLLM's pooling servers, started, watched and stopped by the factory; keys as in conf/engine/vllm.yaml."""
+    """vLLM's pooling servers, started, watched and stopped by the factory; keys as in conf/engine/vllm.yaml. dtype `auto`
+    is what the model's weights are saved as."""
 
     kind: Literal["vllm"]
+    dtype: str = "auto"
     concurrency: int = Field(256, ge=1)
 
 

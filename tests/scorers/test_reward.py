@@ -117,6 +117,17 @@ def test_outputs_without_names_take_helpsteer2s_order_or_the_names_given(tmp_pat
     assert weights(weights={"LABEL_3": 1.5}) == [0, 0, 0, 1.5, 0]
 
 
+def test_a_model_is_run_in_what_it_was_saved_as(tmp_path: Path, scalar: Path) -> None:
+    """Older files have the type under another name; narrower numbers may lose what was learned."""
+    assert RewardModel("a", RewardModelSettings(path=str(scalar)), "m").own_dtype == "float32"
+    folder = tmp_path / "model"
+    shutil.copytree(scalar, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["dtype"]
+    (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}))
+    assert RewardModel("a", RewardModelSettings(path=str(folder)), "m").own_dtype == "bfloat16"
+
+
 @pytest.mark.parametrize("kind", ["Qwen2", "Mistral", "Gemma2"])
 def test_other_families_too(tmp_path: Path, kind: str) -> None:
     """A sliding window, or a bound on attention's logits, which some forms of attention leave out."""

@@ -126,7 +126,7 @@ def test_real_vllm_says_what_transformers_says(tmp_path: Path) -> None:
     wide = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}
     folder = make_reward_model(tmp_path / "model", 5, names=FIVE, initializer_range=0.1, **wide)
     words = (f"{A}.path={folder}", f"{A}.weights=helpsteer2-340b", f"{A}.engine.kind=vllm",
-             f"{A}.engine.dtype=float32", f"{A}.engine.cpu_kvcache_gb=1", f"{A}.engine.replicas=1")  # fmt: skip
+             f"{A}.engine.cpu_kvcache_gb=1", f"{A}.engine.replicas=1")  # fmt: skip
     for record in scored(tmp_path, *words, count=24):
         found = list(opinions(record)["a"]["attributes"].values())
         assert found == pytest.approx(bare_outputs(folder, turns(record)), abs=1e-3)

@@ -12,7 +12,7 @@ else
   TORCH := --torch-backend=auto
 endif
 
-.PHONY: setup demo test check bench gpu clean
+.PHONY: setup demo test smoke check bench gpu clean
 
 setup: .venv/.done
 
@@ -28,6 +28,10 @@ demo: setup
 
 test: setup
 	$(PY) -m pytest tests $(ARGS)
+
+# The whole loop for real, killed on the way.
+smoke: setup
+	FACTORY_SMOKE=1 $(PY) -m pytest tests/iterate/test_smoke.py $(ARGS)
 
 check: setup
 	$(PY) -m ruff format --check .

@@ -144,7 +144,7 @@ def _check_choice(group: str, override: Override, text: str, choices: list[str],
     if group == "model" and _is_model_name(str(name)):
         # A model of the user's own needs no YAML: its name is enough.
         choices.append(f"{override.get_key_element()}=custom")
-        values.append(f"++{place}.path={_quoted(str(name))}")
+        values.append(f"++{place}.path={quoted(str(name))}")
         return None
     if group == "scorer" and name in options(group):
         return f"{text}: scorers.{name}.enabled=true turns it on, '+scorer@scorers.{name}={name}' adds it to a task without"
@@ -164,13 +164,16 @@ def _as_text(text: str) -> str | None:
         return None
     name, value = found.groups()
     if value[0] != "[":
-        return f"{name}={_quoted(value)}"
+        return f"{name}={quoted(value)}"
     # A list of plain words, some of which hold a sign that the grammar keeps for itself: [runs/seed=1,runs/seed=2].
     inner = value[1:-1]
     if value[-1] != "]" or not inner or re.search(r"[\[\]{}'\"]", inner):
         return None
-    return f"{name}=[{','.join(_quoted(part.strip()) for part in inner.split(','))}]"
+    return f"{name}=[{','.join(quoted(part.strip()) for part in inner.split(','))}]"
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar reads it back: quotes are escaped, and of the backslashes those before a quote alone."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return str(QuotedString(text=text, quote=Quote.single).with_quotes())

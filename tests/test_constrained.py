@@ -149,5 +149,5 @@ def test_a_record_without_constraints_cannot_be_scored(tmp_path: Path) -> None:
             tmp_path, server, "respond", "source.items=[{instruction: hi}]", "+scorer@scorers.constraints=constraints"
         )
     assert list(manifest(tmp_path, "respond")["reasons"]) == [
-        "the record's meta holds no constraints; see docs/constraints.md for their form"
+        "constraints: the record's meta holds no constraints; see docs/constraints.md for their form"
     ]

@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from factory.compose import quoted
+
 
 def merged(*options: Mapping[str, Any]) -> dict[str, Any]:
     """Options over one another, the last ones on top, mappings merged."""
@@ -42,7 +44,7 @@ def spelt(value: Any) -> str:
         return "{" + ",".join(f"{_key(key)}:{spelt(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(spelt, value)) + "]"
-    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return quoted(str(value))
 
 
 def _key(key: Any) -> str:

@@ -96,9 +96,9 @@ class Exported:
                 self.scores.setdefault(name, Histogram()).add(value, kept)
 
     def _keep_text(self, row: Row) -> None:
-        for key in ("id", "chosen_id", "rejected_id"):
+        for key, answer in (("id", "chosen"), ("chosen_id", "chosen"), ("rejected_id", "rejected")):
             if row.get(key) in self.texts and not self.texts[row[key]]:
-                turns = row.get("messages") or [*(row.get("prompt") or ()), *(row.get(key.removesuffix("_id")) or ())]
+                turns = row.get("messages") or [*(row.get("prompt") or ()), *(row.get(answer) or ())]
                 told = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
                 self.texts[row[key]] = told if len(told) <= _TEXT else told[:_TEXT] + "…"
 

@@ -30,6 +30,7 @@ def state(folder: Path) -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.skipif("FACTORY_SMOKE" not in os.environ, reason="four minutes and more: make smoke")
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
 def test_every_stage_of_a_loop_killed_on_the_way(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-_TAKEN = 4096  # rows read before the pages around them (some 64 KiB each) are given back
+_TAKEN = 1024  # rows read before the pages around them (some 64 KiB each) are given back
 
 
 class Duplicate(NamedTuple):

@@ -7,17 +7,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from factory.engine.client import RequestError
 from factory.engine.request import Sampling
 from factory.errors import RecordError, UserError
 from factory.generators.base import Context
 from factory.generators.together import together
+from factory.records import Frozen
 
 
 class NoLogprobs(RecordError):
     """The server does not score prompts, neither this one nor any other."""
+
+
+class Windows(Frozen):
+    """Longer texts are scored in windows of `window` tokens that move on by `stride`."""
+
+    window: int = Field(4096, ge=2)
+    stride: int = Field(2048, ge=1)
+
+    @model_validator(mode="after")
+    def _overlapping(self) -> Self:
+        if self.stride >= self.window:
+            raise ValueError(f"stride={self.stride} must be below window={self.window}: windows overlap")
+        return self
 
 
 # vLLM's own parameter: of each of the prompt's tokens its log-probability, and of no other token.

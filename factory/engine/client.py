@@ -9,11 +9,9 @@ with jitter, and a permanent one is that request's own.
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import heapq
 import itertools
 import random
-import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +23,7 @@ import openai
 import orjson
 
 from factory.engine.limits import AdaptiveLimit, Budget
+from factory.engine.replies import answers_in, message_of, retry_after, transport_error
 from factory.engine.request import Request, Response
 from factory.engine.settings import Policy
 from factory.errors import EngineGone, EngineLost, RecordError, UserError
@@ -276,7 +275,7 @@ class EngineClient:
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             # The openai client calls every connection that fails a timeout; aiohttp knows better. One that was never
             # made did not carry the request: such a try does not count against it.
-            cause = _transport_error(error)
+            cause = transport_error(error)
             lost = isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
             raise _Passing(f"connection failed: {cause}", lost=lost) from error
         try:
@@ -290,31 +289,15 @@ class EngineClient:
     @staticmethod
     def _parse(text: str, seconds: float) -> Sequence[Response]:
         """The answers in one reply. Raises what reading something else than answers raises."""
-        data = orjson.loads(text)
-        usage = data.get("usage") or {}
-        texts = [_content(choice) for choice in data["choices"]]
-        # A server counts the tokens of all answers together, the prompt's once.
-        read = _shared(int(usage.get("prompt_tokens") or 0), [1] * len(texts))
-        written = _shared(int(usage.get("completion_tokens") or 0), [len(one) + 1 for one in texts])
-        return [
-            Response(
-                text=one,
-                finish_reason=str(choice.get("finish_reason") or "stop"),
-                prompt_tokens=prompt_tokens,
-                completion_tokens=completion_tokens,
-                seconds=seconds,
-                logprobs=choice.get("prompt_logprobs") or choice.get("logprobs"),
-            )
-            for choice, one, prompt_tokens, completion_tokens in zip(data["choices"], texts, read, written, strict=True)
-        ]
+        return answers_in(text, seconds)
 
     def _refusal(self, error: openai.APIStatusError, endpoint: Endpoint) -> Exception:
-        status, message = error.status_code, _message(error)
+        status, message = error.status_code, message_of(error)
         if status == 429 and "insufficient_quota" in (error.code, error.type):
             return self._stop(f"{endpoint.url} says the account has no quota left: {message}")
         if status in (408, 409, 429) or status >= 500:
             overload = status == 429 or status >= 500
-            return _Passing(f"HTTP {status}: {message}", overload=overload, pause=_retry_after(error))
+            return _Passing(f"HTTP {status}: {message}", overload=overload, pause=retry_after(error))
         if status in (401, 403):
             return self._stop(f"{endpoint.url} refused the API key (HTTP {status}): {message}")
         if status == 404:
@@ -402,45 +385,3 @@ def _limits(concurrency: int) -> Any:
 
 def _about_schema(error: RequestError) -> bool:
     return any(word in str(error) for word in ("response_format", "json_schema", "guided", "structured"))
-
-
-def _transport_error(error: BaseException) -> BaseException:
-    """aiohttp's error behind the openai client's."""
-    while not isinstance(error, aiohttp.ClientError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _content(choice: dict[str, Any]) -> str:
-    """An answer's text, of a chat or of a continuation."""
-    message = choice.get("message")
-    content = message["content"] if message is not None else choice["text"]
-    if content is None and message is not None:
-        content = message.get("refusal")  # where JSON was asked for, a refusal stands apart
-    if not isinstance(content, str | None):
-        raise TypeError("the answer is no text")
-    return content or ""
-
-
-def _shared(total: int, weights: Sequence[int]) -> list[int]:
-    """`total` in parts that are as the weights are, and together just it."""
-    edges = [total * sum(weights[:place]) // max(1, sum(weights)) for place in range(len(weights) + 1)]
-    return [high - low for low, high in itertools.pairwise(edges)]
-
-
-def _message(error: openai.APIStatusError) -> str:
-    body = error.body
-    if isinstance(body, dict):
-        return str(body.get("message") or body)[:500]
-    return (error.response.text or str(error))[:500]
-
-
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds that the server asks to be left alone: a number, or an HTTP date."""
-    value = error.response.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None

@@ -19,20 +19,20 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from factory.engine.request import Sampling
 from factory.errors import ConfigError, RecordError
 from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSettings, Summary, named_items
 from factory.generators.base import Context
-from factory.likelihood import SCORING, Span, cut, encode, load_tokenizer, render_conversation, token_losses
+from factory.likelihood import SCORING, Span, Windows, cut, encode, load_tokenizer, render_conversation, token_losses
 from factory.prompts import Templates
 from factory.records import Record
 from factory.settings import Endpoint, OpenAIEngine
 from factory.sources import Item, Source
 
 
-class PerplexitySettings(SuiteSettings):
+class PerplexitySettings(SuiteSettings, Windows):
     """`text` is Jinja over a row's columns; a row with `messages` (a column's name) is a conversation instead."""
 
     text: str
@@ -40,12 +40,6 @@ class PerplexitySettings(SuiteSettings):
     tokenizer: str | None = None
     window: int = Field(1024, ge=2)
     stride: int = Field(512, ge=1)
-
-    @model_validator(mode="after")
-    def _overlapping(self) -> PerplexitySettings:
-        if self.stride >= self.window:
-            raise ValueError(f"stride={self.stride} must be below window={self.window}: windows overlap")
-        return self
 
 
 class Perplexity:

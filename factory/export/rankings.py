@@ -6,7 +6,7 @@ Rewards are of one scale in a row: the reward's where at least two answers have 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -79,16 +79,20 @@ def _or_zero(value: float | None) -> float:
 
 def _scale(answers: Sequence[Answer], reward: Reward) -> tuple[dict[int, Worth], str]:
     """What answers are worth, by their place, on one scale; and whose scale it is."""
-    by_reward = {place: (answer.reward,) for place, answer in enumerate(answers) if answer.reward is not None}
+    by_reward = _known(answer.reward for answer in answers)
     if len(by_reward) > 1:
-        return by_reward, reward.source  # type: ignore[return-value]
-    verified = {place: (answer.verified,) for place, answer in enumerate(answers) if answer.verified is not None}
+        return by_reward, reward.source
+    verified = _known(answer.verified for answer in answers)
     if len(set(verified.values())) > 1:
-        return verified, "verifier"  # type: ignore[return-value]
-    compared = {place: (answer.pairwise,) for place, answer in enumerate(answers) if answer.pairwise is not None}
+        return verified, "verifier"
+    compared = _known(answer.pairwise for answer in answers)
     if len(compared) > 1:
-        return compared, "judge"  # type: ignore[return-value]
-    return {place: (float(answer.kept),) for place, answer in enumerate(answers)}, "verifier"
+        return compared, "judge"
+    return _known(float(answer.kept) for answer in answers), "verifier"
+
+
+def _known(values: Iterable[float | None]) -> dict[int, Worth]:
+    return {place: (value,) for place, value in enumerate(values) if value is not None}
 
 
 def _apart(places: Sequence[int], worth: Mapping[int, Worth], min_gap: float) -> list[int]:

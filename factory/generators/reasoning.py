@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from factory.errors import ConfigError, RecordError
+from factory.errors import ConfigError
 from factory.generators.base import Context, GeneratorSettings, chat
-from factory.generators.from_template import TOO_LONG
+from factory.generators.rejection_sampling import sampled
 from factory.generators.together import together
 from factory.prompts import Templates
 from factory.reasoning import Entry, Tasks, check_tasks, generate
@@ -107,24 +107,5 @@ class Reasoning:
             "question": row["question"],
             "reasoning": {"task": task.model_dump(mode="json"), "block": row["block"], "place": row["place"]},
         }
-        asked = (self._answer(question, (*chat(*shown), *question), meta, n, context) for n in range(settings.answers))
-        return await together(asked)
-
-    async def _answer(
-        self,
-        question: tuple[Message, ...],
-        asked: tuple[Message, ...],
-        meta: Mapping[str, Any],
-        number: int,
-        context: Context,
-    ) -> Record:
-        meta = {**meta, "sample": number}
-        try:
-            answer = await context.ask(asked, label="answer", sample=number)
-        except RecordError as error:
-            if not error.final:
-                raise  # the engine failed: the whole question is tried again, what was answered comes from the journal
-            return context.record(question, meta, sample=number, reason=str(error))
-        reason = TOO_LONG if answer.truncated else "" if answer.text.strip() else "answer: empty"
-        messages = (*question, *chat(("assistant", answer.text.strip())))
-        return context.record(messages, meta, sample=number, reason=reason)
+        asked = (*chat(*shown), *question)
+        return await together(sampled(asked, question, meta, number, context) for number in range(settings.answers))

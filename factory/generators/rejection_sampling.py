@@ -62,16 +62,25 @@ class RejectionSampling:
     async def _answer(
         self, prompt: tuple[Message, ...], meta: Mapping[str, Any], system: str, number: int, context: Context
     ) -> Record:
-        meta = {**meta, "sample": number, "system": system}
-        question = (*chat(system=system), *prompt)
-        try:
-            answer = await context.ask(question, label="answer", sample=number)
-        except RecordError as error:
-            if not error.final:
-                raise  # the engine failed: the whole seed is tried again, what was answered comes from the journal
-            return context.record(prompt, meta, sample=number, reason=str(error))
-        reason = TOO_LONG if answer.truncated else "" if answer.text.strip() else "answer: empty"
-        return context.record((*prompt, *chat(("assistant", answer.text))), meta, sample=number, reason=reason)
+        return await sampled((*chat(system=system), *prompt), prompt, {**meta, "system": system}, number, context)
+
+
+async def sampled(
+    asked: Sequence[Message], prompt: tuple[Message, ...], meta: Mapping[str, Any], number: int, context: Context
+) -> Record:
+    """Answer `number` to what is `asked`, as a record that shows `prompt`; what was cut off or empty is lost, with its reason.
+
+    Raises where the engine failed: the whole seed is tried again then, what was answered comes from the journal.
+    """
+    meta = {**meta, "sample": number}
+    try:
+        answer = await context.ask(asked, label="answer", sample=number)
+    except RecordError as error:
+        if not error.final:
+            raise
+        return context.record(prompt, meta, sample=number, reason=str(error))
+    reason = TOO_LONG if answer.truncated else "" if answer.text.strip() else "answer: empty"
+    return context.record((*prompt, *chat(("assistant", answer.text))), meta, sample=number, reason=reason)
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:

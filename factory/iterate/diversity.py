@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sqlite3
@@ -41,12 +42,10 @@ def round_diversity(folder: Path, cache: Path) -> dict[str, Any] | None:
     except OSError:
         return None
     digest = hashlib.blake2b(manifest, digest_size=16, salt=bytes([_VERSION])).hexdigest()
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a cut-off cache is made again
         known: dict[str, Any] = orjson.loads(cache.read_bytes())
         if known["manifest"] == digest:
             return known
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there yet, or cut off: made again
     found = {"manifest": digest, **measure(folder)}
     write_json(cache, found)
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """`file` is where the source lies (below /), `compile` makes /work/program of it, `run` runs it or /program.
+    """`file` is where the source lies (below /), `compile` makes /box/program of it, `run` runs it or /program.
 
     `memory` is the least address space in MB with which its runtime starts.
     """
@@ -23,7 +23,7 @@ class Recipe:
     fix: str = ""
 
 
-_C = ("-O2", "-w", "-o", "/work/program")
+_C = ("-O2", "-w", "-o", "/box/program")
 RECIPES: Mapping[str, Recipe] = {
     "javascript": Recipe(
         "node", "main.js", (), ("{tool}", "--max-old-space-size={memory}", "/main.js"), 2048, "nodejs"
@@ -72,5 +72,5 @@ def request(language: str, memory_mb: int) -> dict[str, object]:
         "run": [part.format(**fill) for part in recipe.run],
         "memory": recipe.memory << 20,
         "paths": paths,
-        "environment": {"PATH": "/usr/bin:/bin", "HOME": "/work", "LANG": "C.UTF-8"},
+        "environment": {"PATH": "/usr/bin:/bin", "HOME": "/box", "LANG": "C.UTF-8"},
     }

@@ -14,29 +14,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
-
 from factory.errors import ConfigError, ScorerError, UserError
 from factory.generators.base import Context
-from factory.likelihood import NoLogprobs, encode, load_tokenizer, render_conversation, token_losses
-from factory.records import Frozen, Message, Record, Score
+from factory.likelihood import NoLogprobs, Windows, encode, load_tokenizer, render_conversation, token_losses
+from factory.records import Message, Record, Score
 
 
-class PerplexitySettings(Frozen):
+class PerplexitySettings(Windows):
     """`tokenizer` is the asked model's (null: found at the model's path). Longer conversations are scored in windows."""
 
     endpoint: str | None = None
     tokenizer: str | None = None
     ifd: bool = True  # costs a second request
     ratio: Literal["perplexity", "loss"] = "perplexity"
-    window: int = Field(4096, ge=2)  # tokens of a request
-    stride: int = Field(2048, ge=1)
-
-    @model_validator(mode="after")
-    def _overlapping(self) -> PerplexitySettings:
-        if self.stride >= self.window:
-            raise ValueError(f"stride={self.stride} must be below window={self.window}: windows overlap")
-        return self
 
 
 class Perplexity:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from factory.engine.client import _shared
+from factory.engine.replies import shared
 from tests.factory_run import run_task
 from tests.model_server import ModelServer, Reply, last_text
 from tests.records import fates, manifest
@@ -99,6 +99,6 @@ def test_a_budget_counts_answers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("total", "weights"), [(10, [1, 1, 1]), (0, [3]), (7, [1, 5, 1]), (3, [1] * 5)])
 def test_tokens_are_shared_out_whole(total: int, weights: list[int]) -> None:
-    parts = _shared(total, weights)
+    parts = shared(total, weights)
     assert sum(parts) == total
     assert all(part >= 0 for part in parts)

@@ -347,7 +347,7 @@ def test_daemon_cannot_even_start_under_landlock(boxes: dict[str, Box], box: Box
 STATE = """
 import builtins, os, sys, json
 def soil():
-    for path in ("left", "/tmp/left", "/dev/shm/left", "/work/left"):
+    for path in ("left", "/tmp/left", "/dev/shm/left", "/box/left"):
         try:
             open(path, "w").close()
         except OSError:
@@ -359,7 +359,7 @@ def soil():
     sys.setrecursionlimit(77)
     return traces()
 def traces():
-    found = [name for name in ("left", "/tmp/left", "/dev/shm/left", "/work/left") if os.path.exists(name)]
+    found = [name for name in ("left", "/tmp/left", "/dev/shm/left", "/box/left") if os.path.exists(name)]
     found += [name for name in ("LEFT",) if name in os.environ]
     found += ["builtins"] if hasattr(builtins, "left") else []
     found += ["modules"] if "left" in sys.modules else []

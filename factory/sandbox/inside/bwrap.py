@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-WORK = "/work"
+WORK = "/box"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _TOP = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
 

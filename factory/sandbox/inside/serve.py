@@ -168,7 +168,7 @@ def _compile(keeper: Keeper, request: Mapping[str, Any], source: bytes) -> tuple
     streams.theirs += [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(2)]
     streams.theirs.append(spawn.memory_file(source))
     extra = ["--ro-bind-data", "8", f"/{request['file']}"]
-    build = " ".join(request["compile"]) + " && cat /work/program >&3"
+    build = " ".join(request["compile"]) + " && cat /box/program >&3"
     job = keeper.bwrap_job(
         streams, _shell(keeper, ["/bin/sh", "-c", build]), request["paths"], request["environment"],
         extra=extra, memory=_COMPILE_MEMORY, cpu=_COMPILE_SECONDS,

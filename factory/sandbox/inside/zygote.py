@@ -21,7 +21,7 @@ from typing import Any
 
 from factory.sandbox.inside import limits, runner, seccomp
 
-WORK = "/work"
+WORK = "/box"
 CONTROL_FD = 3
 _FRESH = 0x20000000 | 0x08000000 | 0x40000000 | 0x04000000  # PID, IPC, network and host name; mounts come by tmpfs
 _WARM = [

@@ -23,6 +23,7 @@ from factory.engine.models import cache_root, file_digest, resolve_model
 from factory.errors import ConfigError, UserError
 from factory.generators.novelty import bigrams
 from factory.generators.seed_tasks import load_seed_tasks
+from factory.loading import one_at_a_time
 from factory.prompts import Templates, data_dir
 from factory.records import Frozen, content_hash
 
@@ -171,15 +172,16 @@ def _load(settings: EmbeddingSettings, say: Callable[[str], None] | None) -> tup
     transformers.utils.logging.disable_progress_bar()
     weights = {"use_safetensors": True, "dtype": "float32"}
     try:
-        if ready:
-            model = SentenceTransformer(path, revision=revision, device=settings.device, model_kwargs=weights)
-            return model, digest, False
-        body = Transformer(path, model_kwargs=weights, max_seq_length=settings.max_tokens)
-        tokenizer = body.tokenizer
-        tokenizer.padding_side = "right"  # a causal model counts positions from the left, padding too
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-        mean = Pooling(body.get_embedding_dimension(), pooling_mode="mean")
-        return SentenceTransformer(modules=[body, mean], device=settings.device), digest, True
+        with one_at_a_time:
+            if ready:
+                model = SentenceTransformer(path, revision=revision, device=settings.device, model_kwargs=weights)
+                return model, digest, False
+            body = Transformer(path, model_kwargs=weights, max_seq_length=settings.max_tokens)
+            tokenizer = body.tokenizer
+            tokenizer.padding_side = "right"  # a causal model counts positions from the left, padding too
+            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+            mean = Pooling(body.get_embedding_dimension(), pooling_mode="mean")
+            return SentenceTransformer(modules=[body, mean], device=settings.device), digest, True
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"embedding.model={settings.model}: cannot be loaded: {first}") from error

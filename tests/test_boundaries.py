@@ -26,6 +26,7 @@ LAYERS = [
         "journal_file",
         "run_folder",
         "resources",
+        "loading",
         "sources",
         "sources_code",
         "tokens",

@@ -111,3 +111,4 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, overrides: tuple[str, .
     with pytest.raises(UserError) as caught:
         exported(tmp_path, *(word.replace("jugde", "rulse") for word in overrides))
     assert told in str(caught.value)
+    assert not Path("nowhere").exists(), "nothing is made for a run that is not there"

@@ -24,7 +24,7 @@ from factory.export.contamination import contaminated
 from factory.export.duplicates import drop_duplicates, write_duplicates
 from factory.export.hub import lacking, push
 from factory.export.keep import Statistics, decisions, statistics_of, surplus_of_groups
-from factory.export.load import Loaded, load
+from factory.export.load import Loaded, load, missing_runs
 from factory.export.mixture import counted, hold_out, mix, parts_of
 from factory.export.order import Reward, evaluated, least_of, order_by, reward_by
 from factory.export.pairs import pairs
@@ -57,7 +57,7 @@ def export(settings: ExportSettings) -> str:
 
     Raises `ConfigError` with every problem of the settings, and `UserError` where nothing is left to write.
     """
-    fail_on([*settings.lacking(), *lacking(settings)])
+    fail_on([*missing_runs(settings), *settings.lacking(), *lacking(settings)])
     embedder = _embedder(settings)  # what is missing is told before the work is done
     contamination = _contamination(settings, embedder)
     with Workplace(settings.target) as work, Pool(work.folder) as pool:

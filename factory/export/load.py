@@ -61,15 +61,15 @@ class Loaded:
     attributes: set[str] = field(default_factory=set)
 
 
+def missing_runs(settings: ExportSettings) -> list[str]:
+    """A problem for each folder that holds no run."""
+    missing = [folder for folder in settings.folders if not (folder / "journal.db").exists()]
+    return [problem for folder in missing for problem in no_run(folder).problems]
+
+
 def load(pool: Pool, settings: ExportSettings) -> Loaded:
-    """Raises `ConfigError` where a folder holds no run, or a run no records."""
+    """Raises `ConfigError` where a run has no records."""
     loaded = Loaded([])
-    problems: list[str] = []
-    for folder in settings.folders:
-        if not (folder / "journal.db").exists():
-            problems += no_run(folder).problems
-    if problems:
-        raise ConfigError(*problems)
     for number, folder in enumerate(settings.folders):
         with Journal(folder / "journal.db") as journal:
             present = journal.current_config()

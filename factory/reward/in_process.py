@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from factory.loading import one_at_a_time
 from factory.reward.batches import TooLarge, Values
 from factory.reward.model import RewardModel
 from factory.reward.settings import InProcess
@@ -50,14 +51,15 @@ class InProcessModel:
             config = transformers.AutoConfig.from_pretrained(found.path, revision=found.revision)
             # SDPA knows no bound on attention's logits.
             capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-            loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-                found.path,
-                revision=found.revision,
-                dtype=dtype,
-                use_safetensors=True,
-                attn_implementation="eager" if capped else "sdpa",
-                output_loading_info=True,
-            )
+            with one_at_a_time:
+                loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+                    found.path,
+                    revision=found.revision,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    attn_implementation="eager" if capped else "sdpa",
+                    output_loading_info=True,
+                )
         except Exception as error:  # each kind of damage has its own
             raise model.problem(f"cannot be loaded: {str(error).splitlines()[0]}") from error
         if missing := report["missing_keys"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -25,6 +26,7 @@ from factory.records import Message, Record
 from factory.resources import Resources
 from factory.reward.encoding import Encoder
 from factory.reward.engines import Rewarder, open_rewarder
+from factory.reward.in_process import InProcessModel
 from factory.reward.model import RewardModel
 from factory.reward.settings import WEIGHTS, RewardModelSettings
 from factory.scorers import reward as scorer
@@ -358,6 +360,18 @@ def test_a_model_that_sees_what_comes_later_is_refused(tmp_path: Path, monkeypat
     questions(tmp_path, 2)
     with ModelServer(answer) as server, pytest.raises(UserError, match="its tokens see what comes after them"):
         run(tmp_path, server, *ADDED, f"{A}.path={folder}")
+
+
+def test_models_loaded_by_several_threads_leave_transformers_as_it_was(scalar: Path) -> None:
+    """It puts other functions into its classes while it loads; threads that loaded at once left weights untied for good."""
+    import transformers
+
+    before = transformers.PreTrainedModel.tie_weights
+    settings = RewardModelSettings(path=str(scalar))
+    models = [RewardModel(f"m{number}", settings, A) for number in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(InProcessModel, models))
+    assert transformers.PreTrainedModel.tie_weights is before
 
 
 # ---- nothing is computed twice

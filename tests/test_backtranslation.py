@@ -13,8 +13,9 @@ import pytest
 
 from factory.errors import ConfigError
 from factory.generators.backtranslation import copies
-from factory.generators.behaviour import drawn_inputs, entry_of, head
+from factory.generators.behaviour import entry_of, head
 from factory.generators.few_shot import load_data
+from factory.generators.inputs import drawn_inputs
 from factory.prompts import Templates
 from factory.sandbox import open_sandbox
 from tests.factory_run import run_task

@@ -17,9 +17,10 @@ from factory.engine.request import Sampling
 from factory.engine.structured import NotJson, parse_json
 from factory.errors import RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
-from factory.generators.behaviour import INPUTS_SCHEMA, drawn_inputs, entry_of, head, observed_tests, outputs_differ
+from factory.generators.behaviour import INPUTS_SCHEMA, entry_of, head, observed_tests, outputs_differ
 from factory.generators.few_shot import load_data
 from factory.generators.functions import DATA, code_of, own_functions
+from factory.generators.inputs import as_calls, drawn_inputs
 from factory.generators.parsing import fenced_code
 from factory.prompts import Templates
 from factory.records import Message, Record, content_hash
@@ -175,7 +176,7 @@ class Backtranslation:
                 inputs, by = parse_json(answer.text, INPUTS_SCHEMA), "model"
             except NotJson:
                 inputs = None  # then the judge compares
-        tests = await observed_tests(code, inputs, context) if inputs else []
+        tests = await observed_tests(code, as_calls(inputs), context) if inputs else []
         given = row.get("tests")
         if isinstance(given, list) and all(isinstance(test, str) for test in given):
             tests, by = list(dict.fromkeys([*given, *tests])), f"source and {by}" if tests else "source"

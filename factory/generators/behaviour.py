@@ -1,10 +1,9 @@
-"""What a Python function does, as tests: inputs by its annotations or by a model, outputs by running it in the sandbox."""
+"""What a Python function does, as tests: outputs by running it in the sandbox (the inputs: `factory.generators.inputs`)."""
 
 from __future__ import annotations
 
 import ast
 import copy
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,21 +14,6 @@ from factory.generators.base import Context
 
 INPUTS_SCHEMA: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"type": "array"}}
 MAX_OUTPUT = 300  # characters of an expected value
-_WORDS = (
-    "",
-    "a",
-    "Oak tree",
-    "level",
-    "42",
-    "to be or not to be",
-    "Hello, World!",
-    "ab ba",
-    "x-1",
-    "  two  ",
-    "AAAb",
-    "Noon",
-)
-_NUMBERS = (0, 1, -1, 2, 3, 5, 7, 10, 12, 25, 60, 99, 100, -8)
 
 
 def entry_of(code: str) -> ast.FunctionDef | None:
@@ -51,45 +35,14 @@ def head(code: str, called: str = "") -> str:
     return ast.unparse(bare).rsplit("\n", 1)[0]
 
 
-def drawn_inputs(entry: ast.FunctionDef, rng: random.Random, count: int) -> list[list[Any]] | None:
-    """Arguments drawn by the annotations; None where a parameter has none, or one of another kind."""
-    arguments = entry.args
-    if arguments.vararg or arguments.kwarg or any(default is None for default in arguments.kw_defaults):
-        return None
-    parameters = [*arguments.posonlyargs, *arguments.args]
-    kinds = [parameter.annotation for parameter in parameters]
-    try:
-        return [[_value(kind, rng) for kind in kinds] for _ in range(count)]
-    except NotImplementedError:
-        return None
+async def observed_tests(code: str, calls: Sequence[str], context: Context) -> list[str]:
+    """`assert f(call) == output` for each call on which the function answers with plain data, the same twice.
 
-
-def _value(kind: ast.expr | None, rng: random.Random) -> Any:
-    match kind:
-        case ast.Name(id="int"):
-            return rng.choice(_NUMBERS)
-        case ast.Name(id="float"):
-            return rng.choice(_NUMBERS) / 4
-        case ast.Name(id="bool"):
-            return rng.random() < 0.5
-        case ast.Name(id="str"):
-            return rng.choice(_WORDS)
-        case ast.Subscript(value=ast.Name(id="list"), slice=inner):
-            return [_value(inner, rng) for _ in range(rng.randint(0, 5))]
-        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, inner])):
-            return {_value(key, rng): _value(inner, rng) for _ in range(rng.randint(0, 4))}
-    raise NotImplementedError
-
-
-async def observed_tests(code: str, inputs: Sequence[Sequence[Any]], context: Context) -> list[str]:
-    """`assert f(input) == output` for each input on which the function answers with plain data, the same twice.
-
-    Inputs that raise are left out, and so are repeated ones.
+    Calls that raise are left out. Raises `RecordError` where nothing comes out the same twice.
     """
     entry = entry_of(code)
     if entry is None:
         return []
-    calls = list(dict.fromkeys(", ".join(map(repr, arguments)) for arguments in inputs))
     first = await _outputs(code, entry.name, calls, context)
     second = await _outputs(code, entry.name, calls, context)
     same = {number: output for number, output in first.items() if second.get(number) == output}
@@ -116,6 +69,22 @@ async def _outputs(code: str, name: str, calls: Sequence[str], context: Context)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
     return found
+
+
+async def likeliest_calls(code: str, combinations: Sequence[Sequence[str]], context: Context) -> list[str]:
+    """Of several sets of calls the one that gives the most different results; of equal ones the first."""
+    entry = entry_of(code)
+    if entry is None or not combinations:
+        return []
+    calls = [call for combination in combinations for call in combination]
+    outputs, best, start = await _outputs(code, entry.name, calls, context), (0, 0), 0
+    found: Sequence[str] = ()
+    for combination in combinations:
+        results = [outputs[number] for number in range(start, start + len(combination)) if number in outputs]
+        start += len(combination)
+        if (told := (len(set(results)), len(results))) > best:
+            best, found = told, combination
+    return list(found)
 
 
 def outputs_differ(tests: Sequence[str]) -> bool:

@@ -15,10 +15,11 @@ from pydantic import Field, field_validator
 from factory.engine.request import Sampling
 from factory.errors import RecordError, UserError
 from factory.generators.base import Context, GeneratorSettings, chat
-from factory.generators.behaviour import drawn_inputs, entry_of, observed_tests, outputs_differ
+from factory.generators.behaviour import entry_of, observed_tests, outputs_differ
 from factory.generators.code_solver import FENCES
 from factory.generators.few_shot import load_data
 from factory.generators.functions import DATA, code_of, own_functions
+from factory.generators.inputs import as_calls, drawn_inputs
 from factory.generators.parsing import fenced_code
 from factory.generators.together import together
 from factory.generators.translated_tests import CannotSay, Case, cases_of, convention, program, said, sayable, signature
@@ -131,7 +132,7 @@ class CodeTranslation:
             raise RecordError("source: the function does not pass its own tests")
         if len(cases_of(tests, entry.name)) < settings.least_tests:
             inputs = drawn_inputs(entry, context.rng, settings.inputs)
-            tests += await observed_tests(code, inputs, context) if inputs else []
+            tests += await observed_tests(code, as_calls(inputs), context) if inputs else []
         if len(cases_of(tests, entry.name)) < settings.least_tests or not outputs_differ(tests):
             raise RecordError("source: too few tests, and none could be made")
         return tests

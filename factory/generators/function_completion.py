@@ -1,0 +1,235 @@
+"""Function completion: a function's head and docstring, K answers, verified against what the function itself does.
+
+The functions are those of a folder of Python files (source.kind=functions), rows with `code`, or the project's own. Each is
+run in the sandbox on inputs of its docstring's examples and on drawn ones; what it answers becomes the tests, and an answer of
+the model must pass all of them. So the problems are as wide as the code that they come from, and nothing that a model
+says decides whether an answer is right. Rejection sampling with execution feedback: Llama 3.1 report, section 4.3.1; the
+form of the problem: Chen et al. 2021, arXiv:2107.03374.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from factory.engine.request import Sampling
+from factory.errors import RecordError
+from factory.generators.base import Context, GeneratorSettings, chat
+from factory.generators.behaviour import entry_of, likeliest_calls, observed_tests, outputs_differ
+from factory.generators.few_shot import load_data
+from factory.generators.from_template import TOO_LONG
+from factory.generators.functions import code_of
+from factory.generators.inputs import as_calls, drawn_inputs, example_calls, guesses
+from factory.generators.parsing import fenced_code
+from factory.generators.together import together
+from factory.prompts import Templates
+from factory.records import Message, Record, content_hash
+from factory.sources import Item
+
+FOLDER = "function_completion"
+ASK = f"{FOLDER}/ask.j2"
+RAW = f"{FOLDER}/few_shot/complete.j2"
+EXAMPLES = f"{FOLDER}/few_shot/examples.yaml"
+DATA = "exercises.yaml"
+WORDINGS = 4  # of the request, in the template
+
+
+class CompletionSettings(GeneratorSettings):
+    """`answers` to each function. `inputs` are tried, and at least `least_tests` must give results. `most_lines` of the
+    original bound how hard a problem is. `docstring`: whether an answer repeats it."""
+
+    answers: int = Field(8, ge=1)
+    inputs: int = Field(16, ge=2)
+    least_tests: int = Field(3, ge=2)
+    most_lines: int = Field(25, ge=2)
+    docstring: bool = True
+    few_shot_sampling: Sampling = Sampling()
+
+
+class Problem(NamedTuple):
+    """A function to be completed: `text` is its head and docstring behind the `imports` it needs; `lines` of its body."""
+
+    text: str
+    imports: Sequence[str]
+    entry: ast.FunctionDef
+    lines: int
+
+
+class FunctionCompletion:
+    """One function gives `answers` records that share `meta.group`, for best-of-n and pairs in export."""
+
+    Settings: ClassVar[type[GeneratorSettings]] = CompletionSettings
+    uses_sandbox = True
+    carries_columns = False
+
+    def __init__(self, settings: CompletionSettings, templates: Templates, prompt_form: str) -> None:
+        self.settings, self._templates, self.prompt_form = settings, templates, prompt_form
+        raw = (RAW, EXAMPLES) if prompt_form == "few_shot" else ()
+        self.templates: Sequence[str] = (ASK, *raw, DATA)
+
+    def check(self, columns: set[str] | None) -> list[str]:
+        problems = [
+            problem for name in self.templates if name.endswith(".j2") for problem in self._templates.check(name)
+        ]
+        if columns is not None and not columns & {"code", "solution"}:
+            problems.append(
+                f"task={self.settings.name} needs seeds with a column `code`: source.kind=functions source.path=FOLDER "
+                "takes the functions of a folder of Python files"
+            )
+        return problems
+
+    def seeds(self, seed: int) -> Iterator[Mapping[str, Any]]:
+        """The project's exercises, again and again, in a new order each time."""
+        exercises = [
+            {"code": entry["code"].strip(), "tests": entry["tests"]} for entry in load_data(self._templates, DATA)
+        ]
+        for epoch in range(2**31):
+            yield from random.Random(f"exercises/{seed}/{epoch}").sample(exercises, len(exercises))
+
+    def examples(self) -> Sequence[Sequence[Message]]:
+        """What the model is shown, as conversations like those of the records."""
+        found = []
+        for number, shot in enumerate(load_data(self._templates, EXAMPLES)):
+            problem = problem_of(shot["code"])
+            assert problem is not None, "a test keeps that true"
+            variables = {"problem": problem.text, "name": problem.entry.name, "wording": number % WORDINGS}
+            found.append(chat(self._templates.render(ASK, variables), self._answer(shot["code"].strip(), problem)))
+        return found
+
+    def fingerprint(self, record: Record) -> str | None:
+        """The same code for the same function counts once."""
+        return content_hash(record.meta["group"], "".join(str(record.meta.get("solution", record.id)).split()))
+
+    async def generate(self, item: Item, context: Context) -> Sequence[Record]:
+        settings, row = self.settings, item.row
+        code, language = code_of(row)
+        if language != "python":
+            raise RecordError("source: functions of Python only")
+        problem = problem_of(code)
+        if problem is None:
+            raise RecordError("source: no plain function with a docstring and a result")
+        if problem.lines > settings.most_lines:
+            raise RecordError("source: the function is too long")
+        tests, by = await self._tests(code, problem, row, context)
+        meta = {
+            "group": content_hash(problem.text),
+            "language": "python",
+            "problem": problem.text,
+            "code": code,
+            "tests": tests,
+            "tests_by": by,
+            "seed": {name: row[name] for name in ("path", "name", "line") if name in row},
+        }
+        wording = context.rng.randrange(WORDINGS)
+        question = chat(context.render(ASK, problem=problem.text, name=problem.entry.name, wording=wording))
+        answers = (self._sampled(question, problem, meta, number, context) for number in range(settings.answers))
+        return await together(answers)
+
+    async def _tests(
+        self, code: str, problem: Problem, row: Mapping[str, Any], context: Context
+    ) -> tuple[list[str], str]:
+        """(tests, where their inputs come from). Raises `RecordError` where they would not tell right from wrong."""
+        settings = self.settings
+        examples = example_calls(problem.entry)
+        drawn, by = drawn_inputs(problem.entry, context.rng, settings.inputs), "annotations"
+        calls = as_calls(drawn) if drawn else []
+        if drawn is None:
+            combinations = guesses(problem.entry, context.rng, settings.inputs)
+            calls, by = await likeliest_calls(code, combinations, context), "trial"
+        tests = await observed_tests(code, list(dict.fromkeys([*examples, *calls])), context)
+        given = row.get("tests")
+        if isinstance(given, list) and all(isinstance(test, str) for test in given):
+            tests, by = list(dict.fromkeys([*given, *tests])), f"source and {by}"
+        if len(tests) < settings.least_tests:
+            raise RecordError("tests: too few inputs that give a result")
+        if not outputs_differ(tests):
+            raise RecordError("tests: all expect the same value")
+        return tests, by
+
+    async def _sampled(
+        self, question: tuple[Message, ...], problem: Problem, meta: Mapping[str, Any], number: int, context: Context
+    ) -> Record:
+        """Answer `number`; what is no code for the function is lost, with its reason."""
+        meta = {**meta, "sample": number}
+        try:
+            solution = await self._solution(question, problem, number, context)
+        except RecordError as error:
+            if not error.final:
+                raise
+            return context.record(question, meta, sample=number, reason=str(error))
+        answer = self._answer(solution, problem)
+        return context.record((*question, *chat(("assistant", answer))), {**meta, "solution": solution}, sample=number)
+
+    async def _solution(self, question: tuple[Message, ...], problem: Problem, number: int, context: Context) -> str:
+        """The whole function, with the imports that its problem shows. Raises `RecordError`."""
+        if self.prompt_form == "few_shot":
+            prompt = context.render(RAW, examples=load_data(self._templates, EXAMPLES), problem=problem.text)
+            answer = await context.ask(
+                prompt=prompt, label="answer", sample=number, sampling=self.settings.few_shot_sampling
+            )
+            code = problem.text + _body(answer.text)
+        else:
+            answer = await context.ask(question, label="answer", sample=number)
+            block = fenced_code(answer.text, ("python", "py", "python3"))
+            if block is None:
+                raise RecordError(TOO_LONG if answer.truncated else "parse: no code block")
+            code = (
+                block
+                if all(line in block for line in problem.imports)
+                else "\n".join([*problem.imports, "", "", block])
+            )
+        body = next((node.body for node in _functions(code) if node.name == problem.entry.name), None)
+        if body is None:
+            raise RecordError(TOO_LONG if answer.truncated else "parse: does not define the function")
+        if all(isinstance(node, ast.Pass | ast.Expr) for node in body):
+            raise RecordError("answer: an empty function")
+        return code
+
+    def _answer(self, solution: str, problem: Problem) -> str:
+        return f"```python\n{solution if self.settings.docstring else without_docstring(solution)}\n```"
+
+
+def problem_of(code: str) -> Problem | None:
+    """The problem that a documented function sets; None where it has no docstring, no parameter or no result, is decorated, or
+    shares its module with more than imports."""
+    entry = entry_of(code)
+    if entry is None or entry.decorator_list or not (ast.get_docstring(entry) or "").strip() or len(entry.body) < 2:
+        return None
+    others = [node for node in ast.parse(code).body if node is not entry and not isinstance(node, ast.FunctionDef)]
+    lines = code.splitlines()
+    documented = entry.body[0].end_lineno
+    results = [node for node in ast.walk(entry) if isinstance(node, ast.Return) and node.value is not None]
+    named = entry.args.posonlyargs or entry.args.args
+    if not named or not results or not documented or entry.lineno == documented:
+        return None
+    imports = [ast.unparse(node) for node in others if isinstance(node, ast.Import | ast.ImportFrom)]
+    if len(imports) != len(others) or len(_functions(code)) != 1:
+        return None
+    return Problem("\n".join(lines[:documented]), imports, entry, len(lines) - documented)
+
+
+def without_docstring(code: str) -> str:
+    """The code without the docstring of its last function."""
+    entry = entry_of(code)
+    if entry is None or ast.get_docstring(entry) is None or len(entry.body) < 2:
+        return code
+    lines = code.splitlines()
+    return "\n".join([*lines[: entry.body[0].lineno - 1], *lines[entry.body[0].end_lineno or 0 :]])
+
+
+def _functions(code: str) -> list[ast.FunctionDef]:
+    try:
+        return [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+
+
+def _body(text: str) -> str:
+    """The continuation up to where the function ends: the first line that is not indented."""
+    lines = text.splitlines()
+    end = next((n for n, line in enumerate(lines) if n and line.strip() and not line[0].isspace()), len(lines))
+    return "\n".join(lines[:end]).rstrip()

@@ -55,6 +55,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "instructions_with_constraints/single.j2": {"request": "Describe rain.", "constraints": ["No comma."], "listed": True},
     "instructions_with_constraints/all_turns.j2": {"request": "Describe rain.", "constraints": ["No comma."]},
     "instructions_with_constraints/revision.j2": {"constraints": ["No comma.", "No digit."]},
+    "function_completion/ask.j2": {"problem": "def double(x):", "name": "double", "wording": 1},
+    "function_completion/few_shot/complete.j2": {"examples": [{"code": "def half(x):"}], "problem": "def double(x):"},
     "evaluate/humaneval.j2": {"problem": "def double(x):", "name": "double"},
     "evaluate/reasoning.j2": {"question": "What is 2 + 2?"},
     "reasoning/ask.j2": {"question": "What is 1 + 1?"},

@@ -20,6 +20,8 @@ from factory.generators.function_completion import DATA, EXAMPLES, problem_of, w
 from factory.generators.inputs import drawn_inputs, example_calls, guesses
 from factory.prompts import Templates
 from factory.sandbox import open_sandbox
+from tests.export.runs import exported
+from tests.export.runs import rows as rows_of
 from tests.factory_run import run_task
 from tests.model_server import ModelServer, Reply, last_text
 from tests.records import fates, manifest
@@ -73,6 +75,14 @@ def test_what_the_function_does_decides_which_answers_are_kept(tmp_path: Path) -
 def test_answers_that_differ_in_layout_alone_count_once(tmp_path: Path) -> None:
     answered(tmp_path, [fenced(RIGHT), fenced(RIGHT.replace(" + ", "  +  "))], {"code": CODE})
     assert manifest(tmp_path, TASK)["reasons"] == {"duplicate: the same as an earlier record": 1}
+
+
+def test_right_and_wrong_answers_to_a_function_make_a_pair(tmp_path: Path) -> None:
+    answered(tmp_path, [fenced(WRONG), fenced(RIGHT)], {"code": CODE})
+    (pair,) = rows_of(exported(tmp_path / "outputs", "format=preference", runs=[TASK]))
+    assert pair["chosen"] == [{"role": "assistant", "content": f"```python\n{RIGHT}\n```"}]
+    assert pair["rejected"] == [{"role": "assistant", "content": f"```python\n{WRONG}\n```"}]
+    assert HEAD in pair["prompt"][0]["content"]
 
 
 def test_an_answer_may_leave_the_docstring_out(tmp_path: Path) -> None:

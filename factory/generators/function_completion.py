@@ -118,7 +118,7 @@ class FunctionCompletion:
         meta = {
             "group": content_hash(problem.text),
             "language": "python",
-            "problem": problem.text,
+            "stub": problem.text,
             "code": code,
             "tests": tests,
             "tests_by": by,

@@ -180,8 +180,11 @@ class Writer:
         if "frequency" in of:
             needed += [of["frequency"].keyword] * of["frequency"].frequency
         if "letter_frequency" in of and of["letter_frequency"].let_relation == "at least":
-            word = {"j": "jars", "k": "keeps", "q": "quiet", "v": "vines", "x": "boxes", "z": "haze"}
-            needed += [word[of["letter_frequency"].letter]] * of["letter_frequency"].let_frequency
+            # One word again and again would not be read as English.
+            with_letter = {"j": "jars join just jets", "k": "keeps books dark oak", "q": "quiet queens quite quickly",
+                           "v": "vines have seven waves", "x": "boxes next six foxes", "z": "haze dozen size breeze"}  # fmt: skip
+            there = itertools.cycle(with_letter[of["letter_frequency"].letter].split())
+            needed += itertools.islice(there, of["letter_frequency"].let_frequency)
         if "json_keys" in of:
             return json.dumps(dict.fromkeys(of["json_keys"].keys, " ".join(needed)))
         if "json_format" in of:
@@ -195,7 +198,8 @@ class Writer:
         if "number_sentences" in of and of["number_sentences"].relation == "less than":
             least = 8
         if "number_words" in of:
-            least = of["number_words"].num_words if of["number_words"].relation == "at least" else 8
+            most = min(least, of["number_words"].num_words - 16)
+            least = of["number_words"].num_words if of["number_words"].relation == "at least" else max(8, most)
         if "words_between" in of:
             least = of["words_between"].least
         return least, of["words_per_sentence"].most if "words_per_sentence" in of else 10**6

@@ -154,7 +154,9 @@ def test_examples_are_six_of_people_and_two_of_the_pool(tmp_path: Path) -> None:
         shown = [demonstrations(body) for body in server.bodies if "further tasks" in last_text(body)]
     assert all(len(set(each)) == 8 for each in shown)
     from_pool = [sum(text not in people for text in each) for each in shown]
-    assert from_pool[:2] == [0, 0], "nothing is in the pool yet"
+    assert from_pool[0] == 0 and from_pool.count(0) >= 2, (
+        "nothing is in the pool yet"
+    )  # two may arrive in another order
     assert set(from_pool[8:]) == {2}
     told = fates(tmp_path, "self_instruct")
     made = {record.id: record for record in told}

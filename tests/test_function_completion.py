@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from factory.errors import ConfigError
 from factory.generators.behaviour import entry_of
 from factory.generators.few_shot import load_data
-from factory.generators.function_completion import DATA, EXAMPLES, problem_of, without_docstring
+from factory.generators.function_completion import ASK, DATA, EXAMPLES, WORDINGS, problem_of, without_docstring
 from factory.generators.inputs import drawn_inputs, example_calls, guesses
 from factory.prompts import Templates
 from factory.sandbox import open_sandbox
@@ -149,6 +149,14 @@ def test_rows_without_code_are_told_beforehand(tmp_path: Path) -> None:
         run_task(tmp_path, server, TASK, *rows(tmp_path, {"instruction": "Add."}))
 
 
+def test_requests_are_worded_in_four_ways_none_of_them_the_evaluations() -> None:
+    templates = Templates()
+    variables = {"problem": HEAD, "name": "dozens"}
+    texts = {templates.render(ASK, {**variables, "wording": number}) for number in range(WORDINGS)}
+    assert len(texts) == WORDINGS and all(HEAD in text for text in texts)
+    assert templates.render("evaluate/humaneval.j2", variables) not in texts
+
+
 # ---- inputs
 
 
@@ -195,6 +203,8 @@ def test_a_parameter_is_what_it_says_it_is() -> None:
 def test_constants_of_the_body_are_tried() -> None:
     (calls, *_) = guesses(parsed("def f(text):\n    return text == 'quux'"), random.Random(0), 40)
     assert any("quux" in call for call in calls)
+    drawn = drawn_inputs(parsed("def f(number: int) -> bool:\n    return number == 8191"), random.Random(0), 40)
+    assert drawn is not None and [8191] in drawn
 
 
 @given(st.text(alphabet="def f(a):\n \"'#x1,", max_size=60))

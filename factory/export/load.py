@@ -164,7 +164,7 @@ def _as_answer(item: Item, content: dict[str, Any], record: Mapping[str, Any], s
     answers = bool(messages) and messages[-1]["role"] == "assistant"
     verified = [scores[name]["value"] for name in settings.pairs.verifiers if name in scores]
     item.verified = min(verified, default=None)
-    if "problem" in meta and "solution" in meta:
+    if "problem" in meta and "attempts" in meta:
         failed = list(_failed(meta))
         content["failed"] = failed
         # What was lost is among its own attempts, with the share of the tests that it passed.

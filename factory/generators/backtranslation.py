@@ -19,7 +19,7 @@ from factory.errors import RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
 from factory.generators.behaviour import INPUTS_SCHEMA, entry_of, head, observed_tests, outputs_differ
 from factory.generators.few_shot import load_data
-from factory.generators.functions import DATA, code_of, own_functions
+from factory.generators.functions import DATA, code_of, given_tests, own_functions
 from factory.generators.inputs import as_calls, drawn_inputs
 from factory.generators.parsing import fenced_code
 from factory.prompts import Templates
@@ -177,8 +177,7 @@ class Backtranslation:
             except NotJson:
                 inputs = None  # then the judge compares
         tests = await observed_tests(code, as_calls(inputs), context) if inputs else []
-        given = row.get("tests")
-        if isinstance(given, list) and all(isinstance(test, str) for test in given):
+        if given := given_tests(row):
             tests, by = list(dict.fromkeys([*given, *tests])), f"source and {by}" if tests else "source"
         enough = len(tests) >= self.settings.least_inputs and outputs_differ(tests)
         return (tests, by) if enough else ([], "")

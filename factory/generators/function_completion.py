@@ -10,7 +10,6 @@ form of the problem: Chen et al. 2021, arXiv:2107.03374.
 from __future__ import annotations
 
 import ast
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,7 +21,7 @@ from factory.generators.base import Context, GeneratorSettings, chat
 from factory.generators.behaviour import entry_of, likeliest_calls, observed_tests, outputs_differ
 from factory.generators.few_shot import load_data
 from factory.generators.from_template import TOO_LONG
-from factory.generators.functions import code_of
+from factory.generators.functions import code_of, given_tests, own_functions
 from factory.generators.inputs import as_calls, drawn_inputs, example_calls, guesses
 from factory.generators.parsing import fenced_code
 from factory.generators.together import together
@@ -40,7 +39,7 @@ WORDINGS = 4  # of the request, in the template
 
 class CompletionSettings(GeneratorSettings):
     """`answers` to each function. `inputs` are tried, and at least `least_tests` must give results. `most_lines` of the
-    original bound how hard a problem is. `docstring`: whether an answer repeats it."""
+    original bound how hard a problem is. `docstring`: whether an answer may repeat it."""
 
     answers: int = Field(8, ge=1)
     inputs: int = Field(16, ge=2)
@@ -84,11 +83,7 @@ class FunctionCompletion:
 
     def seeds(self, seed: int) -> Iterator[Mapping[str, Any]]:
         """The project's exercises, again and again, in a new order each time."""
-        exercises = [
-            {"code": entry["code"].strip(), "tests": entry["tests"]} for entry in load_data(self._templates, DATA)
-        ]
-        for epoch in range(2**31):
-            yield from random.Random(f"exercises/{seed}/{epoch}").sample(exercises, len(exercises))
+        return own_functions(self._templates, seed, DATA)
 
     def examples(self) -> Sequence[Sequence[Message]]:
         """What the model is shown, as conversations like those of the records."""
@@ -97,7 +92,7 @@ class FunctionCompletion:
             problem = problem_of(shot["code"])
             assert problem is not None, "a test keeps that true"
             variables = {"problem": problem.text, "name": problem.entry.name, "wording": number % WORDINGS}
-            found.append(chat(self._templates.render(ASK, variables), self._answer(shot["code"].strip(), problem)))
+            found.append(chat(self._templates.render(ASK, variables), self._answer(shot["code"].strip())))
         return found
 
     def fingerprint(self, record: Record) -> str | None:
@@ -141,8 +136,7 @@ class FunctionCompletion:
             combinations = guesses(problem.entry, context.rng, settings.inputs)
             calls, by = await likeliest_calls(code, combinations, context), "trial"
         tests = await observed_tests(code, list(dict.fromkeys([*examples, *calls])), context)
-        given = row.get("tests")
-        if isinstance(given, list) and all(isinstance(test, str) for test in given):
+        if given := given_tests(row):
             tests, by = list(dict.fromkeys([*given, *tests])), f"source and {by}"
         if len(tests) < settings.least_tests:
             raise RecordError("tests: too few inputs that give a result")
@@ -161,7 +155,7 @@ class FunctionCompletion:
             if not error.final:
                 raise
             return context.record(question, meta, sample=number, reason=str(error))
-        answer = self._answer(solution, problem)
+        answer = self._answer(solution)
         return context.record((*question, *chat(("assistant", answer))), {**meta, "solution": solution}, sample=number)
 
     async def _solution(self, question: tuple[Message, ...], problem: Problem, number: int, context: Context) -> str:
@@ -177,11 +171,8 @@ class FunctionCompletion:
             block = fenced_code(answer.text, ("python", "py", "python3"))
             if block is None:
                 raise RecordError(TOO_LONG if answer.truncated else "parse: no code block")
-            code = (
-                block
-                if all(line in block for line in problem.imports)
-                else "\n".join([*problem.imports, "", "", block])
-            )
+            complete = all(line in block for line in problem.imports)
+            code = block if complete else "\n".join([*problem.imports, "", "", block])
         body = next((node.body for node in _functions(code) if node.name == problem.entry.name), None)
         if body is None:
             raise RecordError(TOO_LONG if answer.truncated else "parse: does not define the function")
@@ -189,7 +180,7 @@ class FunctionCompletion:
             raise RecordError("answer: an empty function")
         return code
 
-    def _answer(self, solution: str, problem: Problem) -> str:
+    def _answer(self, solution: str) -> str:
         return f"```python\n{solution if self.settings.docstring else without_docstring(solution)}\n```"
 
 
@@ -199,16 +190,15 @@ def problem_of(code: str) -> Problem | None:
     entry = entry_of(code)
     if entry is None or entry.decorator_list or not (ast.get_docstring(entry) or "").strip() or len(entry.body) < 2:
         return None
-    others = [node for node in ast.parse(code).body if node is not entry and not isinstance(node, ast.FunctionDef)]
-    lines = code.splitlines()
-    documented = entry.body[0].end_lineno
-    results = [node for node in ast.walk(entry) if isinstance(node, ast.Return) and node.value is not None]
-    named = entry.args.posonlyargs or entry.args.args
-    if not named or not results or not documented or entry.lineno == documented:
-        return None
+    others = [node for node in ast.parse(code).body if node.lineno != entry.lineno]
     imports = [ast.unparse(node) for node in others if isinstance(node, ast.Import | ast.ImportFrom)]
-    if len(imports) != len(others) or len(_functions(code)) != 1:
+    results = [node for node in ast.walk(entry) if isinstance(node, ast.Return) and node.value is not None]
+    documented = entry.body[0].end_lineno
+    if not documented or documented == entry.lineno:  # all on one line
         return None
+    if len(imports) != len(others) or not results or not (entry.args.posonlyargs or entry.args.args):
+        return None
+    lines = code.splitlines()
     return Problem("\n".join(lines[:documented]), imports, entry, len(lines) - documented)
 
 

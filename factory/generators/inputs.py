@@ -13,6 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Kind = ast.expr
+
+
+class OtherKind(Exception):
+    """A kind of value that is not drawn: more than plain data, or not told."""
+
+
 TRIALS = 16  # combinations of kinds that are tried where a function does not say what it takes
 _WORDS = (
     "",
@@ -70,9 +76,10 @@ def drawn_inputs(entry: ast.FunctionDef, rng: random.Random, count: int) -> list
     if arguments.vararg or arguments.kwarg or any(default is None for default in arguments.kw_defaults):
         return None
     parameters = [*arguments.posonlyargs, *arguments.args]
+    constants = _constants(entry)
     try:
-        return [[_value(parameter.annotation, rng) for parameter in parameters] for _ in range(count)]
-    except NotImplementedError:
+        return [[_value(parameter.annotation, rng, constants) for parameter in parameters] for _ in range(count)]
+    except OtherKind:
         return None
 
 
@@ -102,7 +109,7 @@ def guesses(entry: ast.FunctionDef, rng: random.Random, each: int) -> list[list[
         choices.append(kinds)
     if not choices:
         return []
-    constants: dict[type, list[Any]] = {kind: _constants(entry, kind) for kind in (str, int)}
+    constants = _constants(entry)
     likely = sorted(itertools.product(*(range(len(kinds)) for kinds in choices)), key=sum)[:TRIALS]
     found = []
     for places in likely:
@@ -118,8 +125,8 @@ def guesses(entry: ast.FunctionDef, rng: random.Random, each: int) -> list[list[
 def _kinds(parameter: ast.arg, default: ast.expr | None) -> Sequence[Kind]:
     if parameter.annotation is not None:
         try:
-            _value(parameter.annotation, random.Random(0))
-        except NotImplementedError:
+            _value(parameter.annotation, random.Random(0), {})
+        except OtherKind:
             return ()
         return (parameter.annotation,)
     if isinstance(default, ast.Constant) and type(default.value).__name__ in ("int", "str", "float", "bool"):
@@ -132,25 +139,26 @@ def _kinds(parameter: ast.arg, default: ast.expr | None) -> Sequence[Kind]:
     return _UNKNOWN
 
 
-def _constants(entry: ast.FunctionDef, kind: type) -> list[Any]:
-    """Short constants in the body: where a function decides, they are the telling inputs."""
+def _constants(entry: ast.FunctionDef) -> Mapping[str, Sequence[Any]]:
+    """Short strings and numbers in the body, by kind: where a function decides, they are the telling inputs."""
     body = [node for node in entry.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
-    found = (node.value for part in body for node in ast.walk(part) if isinstance(node, ast.Constant))
-    return list(dict.fromkeys(value for value in found if type(value) is kind and len(repr(value)) <= 12))
+    found = [node.value for part in body for node in ast.walk(part) if isinstance(node, ast.Constant)]
+    return {
+        kind.__name__: list(dict.fromkeys(value for value in found if type(value) is kind and len(repr(value)) <= 12))
+        for kind in (str, int)
+    }
 
 
-def _value(kind: Kind | None, rng: random.Random, constants: Mapping[type, Sequence[Any]] | None = None) -> Any:
-    """A value of a kind; now and then one of the `constants`. Raises `NotImplementedError` for other kinds."""
+def _value(kind: Kind | None, rng: random.Random, constants: Mapping[str, Sequence[Any]]) -> Any:
+    """A value of a kind; now and then one of the `constants`. Raises `OtherKind` for the rest."""
 
     def inner(of: Kind) -> Any:
         return _value(of, rng, constants)
 
-    own = (constants or {}).get({"int": int, "str": str}.get(getattr(kind, "id", ""), type(None)), ())
-    if own and rng.random() < 0.4:
+    if isinstance(kind, ast.Name) and (own := constants.get(kind.id)) and rng.random() < 0.4:
         found = rng.choice(own)
-        return (
-            found if isinstance(found, int) or rng.random() < 0.3 else rng.choice(_WORDS) + found + rng.choice(_WORDS)
-        )
+        whole = kind.id != "str" or rng.random() < 0.3
+        return found if whole else rng.choice(_WORDS) + found + rng.choice(_WORDS)
     match kind:
         case ast.Name(id="int"):
             return rng.choice(_NUMBERS)
@@ -174,4 +182,4 @@ def _value(kind: Kind | None, rng: random.Random, constants: Mapping[type, Seque
             return inner(of)
         case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
             return inner(left)
-    raise NotImplementedError
+    raise OtherKind

@@ -48,6 +48,15 @@ def test_the_verifier_comes_before_the_reward_model(tmp_path: Path) -> None:
         pairs(tmp_path, "pairs.decide=[pairwise]")
 
 
+def test_only_what_tells_its_attempts_is_compared_by_them(tmp_path: Path) -> None:
+    """A record may hold a problem and a solution without being one of task=code: its wrong answers are records, too."""
+    write_run(tmp_path, [
+        answer("p", "right", execution=1, meta={"problem": "p", "solution": "right"}),
+        answer("p", "wrong", kept=False, execution=0, meta={"problem": "p", "solution": "wrong"}),
+    ])  # fmt: skip
+    assert pairs(tmp_path) == [("right", "wrong", 1, 0, "verifier")]
+
+
 def against(*said: str) -> dict[str, Any]:
     return {"said": list(said)}
 

@@ -1,18 +1,14 @@
 """The run's memory: every model response under the hash of what determined it, and every record's fate.
 
-One SQLite file in WAL mode. A thread of its own writes: whatever has gathered while the last transaction was written
-goes into the next (group commit), so that a response is on disk before it is used and thousands a second cost little. A
-killed process loses nothing that was committed.
+One SQLite file in WAL mode. A response is on disk before it is used (`factory.journal_writer`), and a killed process loses nothing
+that was committed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
-import queue
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,17 +18,13 @@ from typing import Any
 from factory.engine.request import Request, Response
 from factory.errors import Stopped, UserError
 from factory.journal_file import BLOBS, SCHEMA, SCHEMA_VERSION, Damaged, connect, intact, pack, salvage, torn, unpack
+from factory.journal_writer import GroupWriter, Statement, cannot_write
 from factory.records import Record
 
 _INSERT_RESPONSE = "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?)"
 _INSERT_DRAW = "INSERT OR IGNORE INTO draws VALUES (?,?,?,?)"
 _INSERT_RECORD = "INSERT OR REPLACE INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
 _DELETE_REST = "DELETE FROM records WHERE config=? AND seed_index=? AND sample>=?"
-_Statement = tuple[str, tuple[Any, ...]]
-# Rows to be written together, and who waits for them.
-_Entry = tuple[list[_Statement], asyncio.Future[None] | threading.Event | None]
-_GATHER = 0.02  # seconds that rows which nobody waits for stay open for company
-_BATCH = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +61,7 @@ class Journal:
             notice(salvage(path))
             self._open()
         self._suspect.unlink(missing_ok=True)
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._write_groups, name="journal", daemon=True)
-        self._thread.start()
+        self._writer = GroupWriter(path)
         self._closed = False
 
     def _open(self) -> None:
@@ -112,61 +101,13 @@ class Journal:
             yield
         except sqlite3.DatabaseError as error:
             if not torn(error):
-                raise _cannot_write(self.path, error) from error
+                raise cannot_write(self.path, error) from error
             self._suspect.touch()
             raise Stopped(
                 f"{self.path} is damaged ({error}). Give the same command again: it recovers what can be read."
             ) from error
 
     # ---- writing
-
-    def _write_groups(self) -> None:
-        connection = connect(self.path)
-        closing = False
-        while not closing:
-            group = self._next_group()
-            closing = None in group
-            waiting = [item[1] for item in group if item is not None and isinstance(item[1], asyncio.Future)]
-            error: Exception | None = self._failure
-            if error is None:
-                try:
-                    with connection:
-                        for item in group:
-                            for statement, row in item[0] if item is not None else ():
-                                connection.execute(statement, row)
-                except (sqlite3.Error, OSError) as raised:
-                    error = self._failure = raised
-            for item in group:
-                if item is not None and isinstance(item[1], threading.Event):
-                    item[1].set()
-            if waiting:
-                loop = waiting[0].get_loop()
-                try:
-                    loop.call_soon_threadsafe(_settle, waiting, error)
-                except RuntimeError:  # the loop is closed: nobody waits any more
-                    pass
-        connection.close()
-
-    def _next_group(self) -> list[_Entry | None]:
-        """What goes into the next transaction: rows that nobody waits for stay open for company, for a moment."""
-        group = [self._queue.get()]
-        until = time.monotonic() + _GATHER
-        with contextlib.suppress(queue.Empty):
-            while len(group) < _BATCH:
-                alone = group[-1] is not None and group[-1][1] is None
-                group.append(
-                    self._queue.get(timeout=max(0.0, until - time.monotonic())) if alone else self._queue.get_nowait()
-                )
-        return group
-
-    async def _write(self, *statements: _Statement) -> None:
-        """All of the statements or, where the process dies, none; returns once they are in the file."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put((list(statements), future))
-        try:
-            await future
-        except (sqlite3.Error, OSError) as error:
-            raise _cannot_write(self.path, error) from error
 
     async def add_response(self, key: str, label: str, request: Request, response: Response) -> None:
         """Returns once the response is in the file."""
@@ -183,11 +124,11 @@ class Journal:
             pack(request.as_json()),
             pack(answer),
         )
-        await self._write((_INSERT_RESPONSE, row))
+        await self._writer.write([(_INSERT_RESPONSE, row)])
 
     async def add_draw(self, key: str, label: str, value: Any) -> None:
         """Returns once what was drawn is in the file."""
-        await self._write((_INSERT_DRAW, (bytes.fromhex(key), label, time.time(), pack(value))))
+        await self._writer.write([(_INSERT_DRAW, (bytes.fromhex(key), label, time.time(), pack(value)))])
 
     def add_fates(self, config: int, item: str, fates: list[Fate], fingerprints: list[str | None]) -> None:
         """Write what became of one seed item (`item` is its digest); a later fate of the same place replaces it.
@@ -195,7 +136,7 @@ class Journal:
         Nobody waits for it: with the responses in the file a fate that was lost is found again for nothing. `flush`
         waits for all of them.
         """
-        statements: list[_Statement] = [(_DELETE_REST, (config, fates[0].seed_index, len(fates)))]
+        statements: list[Statement] = [(_DELETE_REST, (config, fates[0].seed_index, len(fates)))]
         for fate, fingerprint in zip(fates, fingerprints, strict=True):
             record = fate.record
             row = (
@@ -213,26 +154,21 @@ class Journal:
                 pack(fate.story),
             )
             statements.append((_INSERT_RECORD, row))
-        self._queue.put((statements, None))
+        self._writer.write_later(statements)
 
     async def written(self) -> None:
         """Returns once all that was added is in the file; raises `Stopped` where it cannot be."""
-        await self._write()
+        await self._writer.write([])
 
     def flush(self) -> None:
         """Returns once all that was added is in the file; raises `Stopped` where it cannot be."""
-        done = threading.Event()
-        self._queue.put(([], done))
-        done.wait()
-        if self._failure is not None:
-            raise _cannot_write(self.path, self._failure) from self._failure
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is waiting and let go of the file."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
-            self._thread.join()
+            self._writer.close()
             self._reader.close()
 
     def __enter__(self) -> Journal:
@@ -379,22 +315,6 @@ class Journal:
         yield from self._reader.execute(
             "SELECT made_at, seconds, prompt_tokens, completion_tokens, label FROM responses ORDER BY rowid"
         )
-
-
-def _settle(waiting: list[asyncio.Future[None]], error: Exception | None) -> None:
-    for future in waiting:
-        if not future.done():
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-
-def _cannot_write(path: Path, error: Exception) -> Stopped:
-    return Stopped(
-        f"cannot write {path}: {error}. What was written is kept; make room (or mend the disk) and give the same command "
-        "again."
-    )
 
 
 def _cannot_open(path: Path, error: Exception) -> UserError:

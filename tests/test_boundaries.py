@@ -24,6 +24,7 @@ LAYERS = [
         "sandbox",
         "journal",
         "journal_file",
+        "journal_writer",
         "run_folder",
         "resources",
         "loading",
@@ -64,7 +65,7 @@ LAYERS = [
         "iterate",
         "decontamination",
     },
-    {"cli", "doctor"},
+    {"cli", "commands", "doctor"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 HEAVY = (

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from factory.engine.request import Request, Response
 from factory.errors import Stopped, UserError
 from factory.journal import Fate, Journal
-from factory.journal_file import Damaged, pack, unpack
+from factory.journal_file import Damaged, connect, pack, unpack
+from factory.journal_writer import GroupWriter
 from factory.records import Message, Record, Score
 from factory.run_folder import RunLock
 
@@ -330,3 +331,20 @@ def test_draws_come_back_and_survive_a_damaged_file(tmp_path: Path) -> None:
     connection.close()
     with Journal(path) as journal:
         assert journal.draw(key) is None
+
+
+def test_nothing_is_written_behind_a_failure(tmp_path: Path) -> None:
+    """Whoever waits is told, also those who come later: a gap that nobody knows of would be worse."""
+    connect(tmp_path / "file.db").execute("CREATE TABLE numbers (number INTEGER)")
+    writer = GroupWriter(tmp_path / "file.db")
+    try:
+        writer.write_later([("INSERT INTO numbers VALUES (?)", (1,))])
+        writer.flush()
+        writer.write_later([("INSERT INTO nowhere VALUES (?)", (2,))])
+        with pytest.raises(Stopped, match=r"cannot write .*file\.db: no such table"):
+            writer.flush()
+        with pytest.raises(Stopped, match="What was written is kept"):
+            asyncio.run(writer.write([("INSERT INTO numbers VALUES (?)", (3,))]))
+    finally:
+        writer.close()
+    assert connect(tmp_path / "file.db").execute("SELECT number FROM numbers").fetchall() == [(1,)]

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 
 MOST_SAMPLES = 64  # in one request
+_GREEDY = 1e-5  # below this vLLM takes a temperature for 0
 
 
 class _Asked:
@@ -68,7 +69,7 @@ class Asker:
             return key, known
         engine = self._engine or await self.engine()
         self.sent += 1
-        if engine.policy.samples and not engine.policy.send_seed:
+        if engine.policy.samples and not engine.policy.send_seed and _drawn(request):
             return key, await self._together(engine, _Asked(key, label, request), priority)
         keep = functools.partial(self.journal.add_response, key, label, request)
         return key, await engine.complete(request, priority, keep)
@@ -128,3 +129,9 @@ class Asker:
             known = await choose()
             await self.journal.add_draw(key, label, known)
         return known
+
+
+def _drawn(request: Request) -> bool:
+    """Whether answers are drawn at all: a server refuses several answers where the likeliest is asked for."""
+    temperature = request.sampling.get("temperature")
+    return temperature is None or temperature >= _GREEDY

@@ -66,6 +66,20 @@ def test_a_refused_request_costs_its_samples_and_nobody_elses(tmp_path: Path) ->
     assert all("HTTP 400" in record.reason for record in lost)
 
 
+@pytest.mark.parametrize("temperature", ["0", "1e-6"])
+def test_the_likeliest_answer_is_asked_for_one_at_a_time(tmp_path: Path, temperature: str) -> None:
+    """A server refuses `n` above 1 there: two judges of the same answer lost both their grades by it."""
+
+    def script(body: dict[str, Any]) -> Reply:
+        greedy = body["temperature"] < 1e-5 and body.get("n", 1) > 1
+        return Reply("n must be 1 when using greedy sampling", status=400) if greedy else Reply(last_text(body))
+
+    with ModelServer(script) as server:
+        words = ("task.answers=3", f"task.sampling.temperature={temperature}")
+        run_task(tmp_path, server, TASK, rows(tmp_path), *words, *TOGETHER)
+    assert [record.reason for record in fates(tmp_path, TASK)] == [""] * 12
+
+
 def test_a_server_that_gives_fewer_answers_is_told_not_believed(tmp_path: Path) -> None:
     def script(body: dict[str, Any]) -> Reply:
         body["n"] = 1

@@ -279,7 +279,8 @@ class Source:
                 data = datasets.load_from_disk(path)
                 data = data[self.settings.split] if isinstance(data, datasets.DatasetDict) else data
             else:
-                data = datasets.load_dataset(path, split=self.settings.split, streaming=not Path(path).exists())
+                # Streamed, since the library's cache knows a folder by its name and card, not by what its files hold now.
+                data = datasets.load_dataset(path, split=self.settings.split, streaming=True)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(
                 f"source.path={path}: cannot be loaded as a dataset (split {self.settings.split}): {error}"

@@ -82,6 +82,21 @@ def test_a_saved_data_set_and_a_folder_of_parquet(tmp_path: Path) -> None:
     assert rows(source(tmp_path / "folder")) == ROWS
 
 
+@pytest.mark.parametrize("card", [False, True])
+def test_a_folder_that_was_written_again_gives_what_it_holds_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, card: bool
+) -> None:
+    """`datasets` keeps what it read of a folder with a card, and gave the old rows for ever: an export made anew, say."""
+    monkeypatch.chdir(tmp_path)
+    Path("made").mkdir()
+    if card:
+        files = [{"config_name": "default", "data_files": [{"split": "train", "path": "*.parquet"}]}]
+        Path("made/README.md").write_text(f"---\nconfigs: {json.dumps(files)}\n---\n")
+    for count in (2, 1):
+        write(Path("made/part-00000.parquet"), ROWS[:count])
+        assert rows(source(Path("made"))) == ROWS[:count]
+
+
 def test_a_folder_of_texts(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "two.md").write_text("zweitens: ü", encoding="utf-8")

@@ -1,7 +1,7 @@
 """Function completion: a function's head and docstring, K answers, verified against what the function itself does.
 
-The functions are those of a folder of Python files (source.kind=functions), rows with `code`, or the project's own. Each is
-run in the sandbox on inputs of its docstring's examples and on drawn ones; what it answers becomes the tests, and an answer of
+The functions are those of a folder of Python files (source.kind=functions), rows with `code`, the project's own, or composed
+of small steps (`factory.generators.composed`). Each is run in the sandbox on inputs of its docstring's examples and on drawn ones; what it answers becomes the tests, and an answer of
 the model must pass all of them. So the problems are as wide as the code that they come from, and nothing that a model
 says decides whether an answer is right. Rejection sampling with execution feedback: Llama 3.1 report, section 4.3.1; the
 form of the problem: Chen et al. 2021, arXiv:2107.03374.
@@ -10,6 +10,8 @@ form of the problem: Chen et al. 2021, arXiv:2107.03374.
 from __future__ import annotations
 
 import ast
+import copy
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,6 +21,7 @@ from factory.engine.request import Sampling
 from factory.errors import RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
 from factory.generators.behaviour import entry_of, likeliest_calls, observed_tests, outputs_differ
+from factory.generators.composed import FILE, composed_functions, load_grammar
 from factory.generators.few_shot import load_data
 from factory.generators.from_template import TOO_LONG
 from factory.generators.functions import code_of, given_tests, own_functions
@@ -35,17 +38,22 @@ RAW = f"{FOLDER}/few_shot/complete.j2"
 EXAMPLES = f"{FOLDER}/few_shot/examples.yaml"
 DATA = "exercises.yaml"
 WORDINGS = 4  # of the request, in the template
+MOST_SHOWN = 90  # characters of an example in a docstring
 
 
 class CompletionSettings(GeneratorSettings):
     """`answers` to each function. `inputs` are tried, and at least `least_tests` must give results. `most_lines` of the
-    original bound how hard a problem is. `docstring`: whether an answer may repeat it."""
+    original bound how hard a problem is. `docstring`: whether an answer may repeat it. `examples` of the results, at most,
+    are shown in a docstring that has none. Of the task's own seeds `composed` are, of at most `steps` steps."""
 
     answers: int = Field(8, ge=1)
     inputs: int = Field(16, ge=2)
     least_tests: int = Field(3, ge=2)
     most_lines: int = Field(25, ge=2)
     docstring: bool = True
+    examples: int = Field(2, ge=0)
+    composed: float = Field(0.5, ge=0, le=1)
+    steps: int = Field(3, ge=1)
     few_shot_sampling: Sampling = Sampling()
 
 
@@ -68,7 +76,7 @@ class FunctionCompletion:
     def __init__(self, settings: CompletionSettings, templates: Templates, prompt_form: str) -> None:
         self.settings, self._templates, self.prompt_form = settings, templates, prompt_form
         raw = (RAW, EXAMPLES) if prompt_form == "few_shot" else ()
-        self.templates: Sequence[str] = (ASK, *raw, DATA)
+        self.templates: Sequence[str] = (ASK, *raw, DATA, FILE)
 
     def check(self, columns: set[str] | None) -> list[str]:
         problems = [
@@ -82,8 +90,12 @@ class FunctionCompletion:
         return problems
 
     def seeds(self, seed: int) -> Iterator[Mapping[str, Any]]:
-        """The project's exercises, again and again, in a new order each time."""
-        return own_functions(self._templates, seed, DATA)
+        """The project's exercises, again and again, in a new order each time, and among them composed ones."""
+        settings, rng = self.settings, random.Random(f"composed or not/{seed}")
+        written = own_functions(self._templates, seed, DATA)
+        composed = composed_functions(load_grammar(self._templates), seed, settings.steps)
+        while True:
+            yield next(composed if rng.random() < settings.composed else written)
 
     def examples(self) -> Sequence[Sequence[Message]]:
         """What the model is shown, as conversations like those of the records."""
@@ -110,6 +122,8 @@ class FunctionCompletion:
         if problem.lines > settings.most_lines:
             raise RecordError("source: the function is too long")
         tests, by = await self._tests(code, problem, row, context)
+        code = with_examples(code, tests, context.rng.randint(0, settings.examples), context.rng)
+        problem = problem_of(code) or problem
         meta = {
             "group": content_hash(problem.text),
             "language": "python",
@@ -130,7 +144,10 @@ class FunctionCompletion:
         """(tests, where their inputs come from). Raises `RecordError` where they would not tell right from wrong."""
         settings = self.settings
         examples = example_calls(problem.entry)
-        drawn, by = drawn_inputs(problem.entry, context.rng, settings.inputs), "annotations"
+        annotated = copy.copy(problem.entry)
+        if signature := entry_of(f"{row.get('signature')} pass"):
+            annotated.args = signature.args
+        drawn, by = drawn_inputs(annotated, context.rng, settings.inputs), "annotations"
         calls = as_calls(drawn) if drawn else []
         if drawn is None:
             combinations = guesses(problem.entry, context.rng, settings.inputs)
@@ -200,6 +217,27 @@ def problem_of(code: str) -> Problem | None:
         return None
     lines = code.splitlines()
     return Problem("\n".join(lines[:documented]), imports, entry, len(lines) - documented)
+
+
+def with_examples(code: str, tests: Sequence[str], count: int, rng: random.Random) -> str:
+    """The code with `count` of its results in the docstring of its last function, where that shows none and is plain text."""
+    entry = entry_of(code)
+    lines = code.splitlines()
+    if entry is None or not (text := ast.get_docstring(entry)) or f"{entry.name}(" in text:
+        return code
+    first, last = entry.body[0].lineno - 1, entry.body[0].end_lineno or 0
+    told = [test.removeprefix("assert ").rsplit(" == ", 1) for test in tests]
+    told = [call for call in told if len(call) == 2 and len(call[0]) + len(call[1]) < MOST_SHOWN and "\\" not in "".join(call)]
+    if not count or not told or "\\" in text or '"""' in "".join(map("".join, told)) + text:
+        return code
+    longest = sorted(told, key=lambda call: -len(call[0]))[: max(2 * count, len(told) // 2)]
+    shown = rng.sample(longest, min(count, len(longest)))
+    style = rng.choice((">>> {}\n{}", ">>> {}\n{}", "{} == {}", "For example, {} returns {}."))
+    examples = "\n".join(style.format(*call) for call in shown)
+    indent = lines[first][: len(lines[first]) - len(lines[first].lstrip())]
+    opening = '"""\n' if lines[first].strip() == '"""' else '"""'
+    doc = f'{opening}{text}\n\n{examples}\n"""'.splitlines()
+    return "\n".join([*lines[:first], *((indent + line).rstrip() for line in doc), *lines[last:]])
 
 
 def without_docstring(code: str) -> str:

@@ -80,12 +80,12 @@ def composed_functions(grammar: Grammar, seed: int, most_steps: int) -> Iterator
 
 
 def _function(grammar: Grammar, rng: random.Random, most_steps: int) -> dict[str, Any]:
-    kinds = list(grammar.values)
+    kinds = [name for name in grammar.values if any(step.of == name for step in grammar.steps)]
     kind = rng.choices(kinds, [grammar.values[name].weight for name in kinds])[0]
     chain = _chain(grammar, rng, kind, rng.choices(range(1, most_steps + 1), _weights(most_steps))[0])
     value = grammar.values[kind]
     taken = {name: annotation for step in chain for name, annotation in step.takes.items()}
-    given = rng.choice([name for name in value.names if name not in taken])
+    given = rng.choice([name for name in value.names if name not in taken] or [f"{value.names[0]}_"])
     steps = [f"_{number}" for number in range(1, len(chain))]
     lines = [
         f"{to} = {step.code.format(x=of)}" for to, of, step in zip(steps, [given, *steps], chain[:-1], strict=False)
@@ -120,10 +120,10 @@ def _chain(grammar: Grammar, rng: random.Random, kind: str, length: int) -> list
         taken = {name for step in chain for name in step.takes}
         last = len(chain) + 1 == length
         possible = [
-            step
-            for step in grammar.steps
-            if step.of == kind and step not in chain and not taken & set(step.takes) and (last or step.gives not in _KINDS)
+            step for step in grammar.steps if step.of == kind and step not in chain and not taken & set(step.takes)
         ]
+        leading = [step for step in possible if step.gives not in _KINDS]
+        possible = possible if last or not (leading or chain) else leading
         if not possible:
             break
         chain.append(rng.choice(possible))

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from factory.engine.request import Sampling
-from factory.errors import RecordError
+from factory.errors import ConfigError, RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
 from factory.generators.behaviour import entry_of, likeliest_calls, observed_tests, outputs_differ
 from factory.generators.composed import FILE, composed_functions, load_grammar
@@ -82,6 +82,10 @@ class FunctionCompletion:
         problems = [
             problem for name in self.templates if name.endswith(".j2") for problem in self._templates.check(name)
         ]
+        try:
+            load_grammar(self._templates)
+        except ConfigError as error:
+            problems += error.problems
         if columns is not None and not columns & {"code", "solution"}:
             problems.append(
                 f"task={self.settings.name} needs seeds with a column `code`: source.kind=functions source.path=FOLDER "
@@ -227,7 +231,11 @@ def with_examples(code: str, tests: Sequence[str], count: int, rng: random.Rando
         return code
     first, last = entry.body[0].lineno - 1, entry.body[0].end_lineno or 0
     told = [test.removeprefix("assert ").rsplit(" == ", 1) for test in tests]
-    told = [call for call in told if len(call) == 2 and len(call[0]) + len(call[1]) < MOST_SHOWN and "\\" not in "".join(call)]
+    told = [
+        call
+        for call in told
+        if len(call) == 2 and len(call[0]) + len(call[1]) < MOST_SHOWN and "\\" not in "".join(call)
+    ]
     if not count or not told or "\\" in text or '"""' in "".join(map("".join, told)) + text:
         return code
     longest = sorted(told, key=lambda call: -len(call[0]))[: max(2 * count, len(told) // 2)]

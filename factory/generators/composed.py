@@ -99,15 +99,15 @@ def _function(grammar: Grammar, rng: random.Random, most_steps: int) -> dict[str
         told = [f'"""{doc[0]}', *doc[1:], '"""'] if len(doc) > 1 else [f'"""{doc[0]}"""']
     body = [*told, *lines]
     name = _name(rng, chain, {given, *taken})
-    kinds = {given: value.annotation, **taken}
+    parameters = {given: value.annotation, **taken}
     style = rng.choices(("new", "old", "none"), (5, 3, 2))[0]
     result = grammar.values[kind].annotation if (kind := chain[-1].gives) in grammar.values else _KINDS[kind]
-    code = "\n".join([_head(name, kinds, result, style), *(f"    {line}" for line in body)])
+    code = "\n".join([_head(name, parameters, result, style), *(f"    {line}" for line in body)])
     imports = [f"import {module}" for module in _MODULES if f"{module}." in code]
     if typing := [name for name in ("Dict", "List") if f"{name}[" in code]:
         imports.append(f"from typing import {', '.join(typing)}")
     whole = "\n".join([*imports, *(["", ""] if imports else []), code])
-    return {"code": whole, "signature": _head(name, kinds, result, "new")}
+    return {"code": whole, "signature": _head(name, parameters, result, "new")}
 
 
 def _weights(most: int) -> Sequence[float]:
@@ -175,8 +175,8 @@ def _name(rng: random.Random, chain: Sequence[Step], taken: set[str]) -> str:
     return f"get_{name}" if name in taken or hasattr(builtins, name) else name
 
 
-def _head(name: str, kinds: Mapping[str, str], result: str, style: str) -> str:
+def _head(name: str, parameters: Mapping[str, str], result: str, style: str) -> str:
     if style == "none":
-        return f"def {name}({', '.join(kinds)}):"
-    head = f"def {name}({', '.join(f'{key}: {kind}' for key, kind in kinds.items())}) -> {result}:"
+        return f"def {name}({', '.join(parameters)}):"
+    head = f"def {name}({', '.join(f'{key}: {kind}' for key, kind in parameters.items())}) -> {result}:"
     return head.replace("list[", "List[").replace("dict[", "Dict[") if style == "old" else head

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,9 @@ from factory.run_folder import RunLock, unwritable
 
 GRACE = 120.0  # seconds for a stage to write down what it has once it is asked to stop
 _LOOK = 0.1  # seconds between looks at a running stage
+
+
+Start = Callable[[Coroutine[Any, Any, None]], object]  # begins work that goes on beside
 
 
 class OutOfTime(Stopped):
@@ -111,19 +115,32 @@ class _Machine:
             self._write_examples()
         async with _all_or_none() as start:
             for seed in self.settings.seeds:
-                start(self._seed(seed))
+                start(self._seed(seed, start))
 
-    async def _seed(self, seed: int) -> None:
+    async def _seed(self, seed: int, start: Start) -> None:
+        """Rounds one after another. Nothing waits for an evaluation or for another control."""
         for round_ in range(1, self.settings.rounds + 1):
-            await self._one_after_another(self.plan.round(seed, round_))
-        await self._one_after_another(self.plan.controls(seed))
+            stages = list(self.plan.round(seed, round_))
+            await self._one_after_another(stage for stage in stages if stage.command != "evaluate")
+            start(self._one_after_another(stage for stage in stages if stage.command == "evaluate"))
+        for name, control in self.plan.recipe.controls.items():
+            if control.enabled:
+                start(self._one_after_another(self.plan.control(seed, name)))
 
     async def _one_after_another(self, stages: Iterable[Stage]) -> None:
-        for stage in stages:
-            if not self.state.done(stage.key):
-                await self._stage(stage)
+        """In their order; neighbours that need neither engine nor training do not need each other, and run together."""
+        for aside, group in itertools.groupby(stages, key=lambda stage: stage.lane == "aside"):
+            if aside:
+                async with _all_or_none() as start:
+                    for stage in group:
+                        start(self._stage(stage))
+            else:
+                for stage in group:
+                    await self._stage(stage)
 
     async def _stage(self, stage: Stage) -> None:
+        if self.state.done(stage.key):
+            return
         async with contextlib.AsyncExitStack() as stack:
             if stage.lane != "aside":
                 await stack.enter_async_context(self.lanes[stage.lane])
@@ -207,19 +224,22 @@ def _path(model: Model) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _all_or_none() -> AsyncIterator[Any]:
-    """Coroutines at once; the first failure stops the others, which write down what they have, and is raised."""
-    tasks: list[asyncio.Task[None]] = []
-    yield lambda work: tasks.append(asyncio.create_task(work))
+async def _all_or_none() -> AsyncIterator[Start]:
+    """Coroutines at once, which may start others; the first failure stops all, which write down what they have, and is
+    raised."""
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        for task in tasks:
-            task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-    failures = [error for error in ended if isinstance(error, Exception)]
-    if failures:
-        raise min(failures, key=lambda error: isinstance(error, OutOfTime))
+        async with asyncio.TaskGroup() as group:
+            yield group.create_task
+    except BaseExceptionGroup as many:
+        raise min(_leaves(many), key=lambda error: isinstance(error, OutOfTime)) from None
+
+
+def _leaves(many: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in many.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _outcome(stage: Stage, status: int, log: Path) -> dict[str, Any]:

@@ -126,27 +126,33 @@ class Plan:
 
     def controls(self, seed: int) -> Iterator[Stage]:
         """Models that the last round's is measured against, each with its evaluation."""
-        round_, recipe = self.settings.rounds, self.recipe
-        for name, control in recipe.controls.items():
-            if not control.enabled:
-                continue
-            place = f"control-{name}"
-            stage, start = ("dpo", self.trained(seed, round_, "sft")) if control.data == "pairs" else ("sft", None)
-            trained = [part for part in self.training(round_) if control.data != "pairs" or part != "sft"]
-            if control.data == "unfiltered":
-                yield from (self._unfiltered(seed, number) for number in range(1, round_ + 1))
-            data = {
-                "unfiltered": [self.folder(seed, number, "unfiltered") for number in range(1, round_ + 1)],
-                "seeds": [self.root / "examples.jsonl"],
-                "pairs": [self._pairs(seed, round_, graded=False)],
-            }[control.data]
-            steps = tuple(self.key(seed, round_, part) for part in trained)
-            yield self._train(seed, round_, place, stage, control, data, start, steps)
-            for suite_name, suite in recipe.evaluate.items():
-                if suite.enabled and suite.when != "start":
-                    of = f"{place}-{suite_name}"
-                    model = self.trained(seed, round_, place)
-                    yield self._evaluate(self.key(seed, round_, of), self.folder(seed, round_, of), suite, model)
+        for name, control in self.recipe.controls.items():
+            if control.enabled:
+                yield from self.control(seed, name)
+
+    def control(self, seed: int, name: str) -> Iterator[Stage]:
+        round_, recipe, control, place = (
+            self.settings.rounds,
+            self.recipe,
+            self.recipe.controls[name],
+            f"control-{name}",
+        )
+        stage, start = ("dpo", self.trained(seed, round_, "sft")) if control.data == "pairs" else ("sft", None)
+        trained = [part for part in self.training(round_) if control.data != "pairs" or part != "sft"]
+        if control.data == "unfiltered":
+            yield from (self._unfiltered(seed, number) for number in range(1, round_ + 1))
+        data = {
+            "unfiltered": [self.folder(seed, number, "unfiltered") for number in range(1, round_ + 1)],
+            "seeds": [self.root / "examples.jsonl"],
+            "pairs": [self._pairs(seed, round_, graded=False)],
+        }[control.data]
+        steps = tuple(self.key(seed, round_, part) for part in trained)
+        yield self._train(seed, round_, place, stage, control, data, start, steps)
+        for suite_name, suite in recipe.evaluate.items():
+            if suite.enabled and suite.when != "start":
+                of = f"{place}-{suite_name}"
+                model = self.trained(seed, round_, place)
+                yield self._evaluate(self.key(seed, round_, of), self.folder(seed, round_, of), suite, model)
 
     # ---- commands
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,7 @@ def _is_equality(condition: ast.expr) -> bool:
     return isinstance(condition, ast.Compare) and len(condition.ops) == 1 and isinstance(condition.ops[0], ast.Eq)
 
 
+@functools.lru_cache(maxsize=4096)
 def _expected(condition: ast.expr) -> str:
     """The other side of an equality; of other conditions, the condition."""
     if isinstance(condition, ast.Compare) and _is_equality(condition):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -126,8 +127,12 @@ def _top_level(body: Sequence[ast.stmt]) -> list[ast.stmt]:
 
 
 def parse_tests(tests: Sequence[str], code: str, entry: str | None = None) -> list[Parsed]:
-    """Each test in the form in which it can be judged, in order."""
-    known = names(code, entry)
+    """Each test in the form in which it can be judged, in order. Answers to one problem share the work."""
+    return list(_parsed(tuple(tests), names(code, entry)))
+
+
+@functools.lru_cache(maxsize=512)
+def _parsed(tests: tuple[str, ...], known: Names) -> Sequence[Parsed]:
     parsed: list[Parsed] = []
     for test in tests:
         try:

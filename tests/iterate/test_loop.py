@@ -103,9 +103,23 @@ def test_every_stage_runs_once_each_seed_in_order_and_never_again() -> None:
     assert sorted(ran) == sorted(str(stage.folder) for stage in stages_of(SETTINGS))
     for seed in (0, 1):
         own = [out for out in ran if f"seed-{seed}" in out]
-        assert own == [str(stage.folder) for stage in stages_of(SETTINGS) if f"seed-{seed}/" in stage.key]
+        rounds = [stage for stage in stages_of(SETTINGS) if f"seed-{seed}/" in stage.key and "control" not in stage.key]
+        chain = [
+            str(stage.folder) for stage in rounds if stage.lane in ("engine", "train") and stage.command != "evaluate"
+        ]
+        assert [out for out in own if out in chain] == chain
+        for stage in rounds:
+            if stage.command == "evaluate":
+                trained = str(stage.folder.parent / "dpo")
+                assert own.index(trained) < own.index(str(stage.folder))
     assert run(SETTINGS, COMPOSED) == 0
     assert len(told()) == len(ran)
+
+
+def test_the_next_round_does_not_wait_for_an_evaluation() -> None:
+    run(ONE.model_copy(update={"rounds": 2}), ONE_COMPOSED)
+    order = [out.removeprefix("outputs/reasoning/seed-0/") for _, out, _ in told()]
+    assert order.index("round-2/generate") < order.index("round-1/evaluate-held_out") < order.index("round-2/dpo")
 
 
 def test_each_round_starts_from_what_the_one_before_made() -> None:

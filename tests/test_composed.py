@@ -37,13 +37,18 @@ def alone(step: Step) -> dict[str, Any]:
     return next(composed_functions(Grammar(values=GRAMMAR.values, steps=(step,)), 0, 1))
 
 
+def function(code: str) -> ast.FunctionDef:
+    entry = entry_of(code)
+    assert entry is not None
+    return entry
+
+
 def called(row: dict[str, Any], count: int) -> list[Any]:
     """What the function of a row gives on drawn inputs; calls that raise are left out."""
     space: dict[str, Any] = {}
     exec(row["code"], space)  # of our own file
-    entry = entry_of(row["code"])
-    assert entry is not None
-    entry.args = ast.parse(f"{row['signature']} pass").body[0].args  # type: ignore[attr-defined]
+    entry = function(row["code"])
+    entry.args = function(f"{row['signature']} pass").args
     results = []
     for arguments in drawn_inputs(entry, random.Random(0), count) or ():
         try:
@@ -74,8 +79,7 @@ def test_composed_functions_are_problems_and_the_same_for_a_seed(seed: int) -> N
         assert problem is not None
         assert row["signature"].startswith(f"def {problem.entry.name}(")
         assert [argument.arg for argument in problem.entry.args.args] == [
-            argument.arg
-            for argument in ast.parse(f"{row['signature']} pass").body[0].args.args  # type: ignore[attr-defined]
+            argument.arg for argument in function(f"{row['signature']} pass").args.args
         ]
 
 
@@ -94,10 +98,10 @@ def test_there_are_many_and_most_tell_right_from_wrong() -> None:
 @given(st.integers(0, 2**20), st.integers(1, 3))
 def test_examples_in_a_docstring_change_nothing_else(seed: int, count: int) -> None:
     code = next(composed_functions(GRAMMAR, seed, 3))["code"]
-    name = problem_of(code).entry.name  # type: ignore[union-attr]
+    name = function(code).name
     tests = [f"assert {name}([{number}]) == {number * number}" for number in range(6)]
     shown = with_examples(code, tests, count, random.Random(seed))
-    text = ast.get_docstring(entry_of(shown)) or ""  # type: ignore[arg-type]
+    text = ast.get_docstring(function(shown)) or ""
     assert sum(f"{name}([{number}])" in text for number in range(6)) == count
     assert ast.dump(ast.parse(without_docstring(shown))) == ast.dump(ast.parse(without_docstring(code)))
     assert with_examples(shown, tests, count, random.Random(0)) == shown, "a docstring with examples stays"

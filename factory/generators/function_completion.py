@@ -1,8 +1,8 @@
 """Function completion: a function's head and docstring, K answers, verified against what the function itself does.
 
 The functions are those of a folder of Python files (source.kind=functions), rows with `code`, the project's own, or composed
-of small steps (`factory.generators.composed`). Each is run in the sandbox on inputs of its docstring's examples and on drawn ones; what it answers becomes the tests, and an answer of
-the model must pass all of them. So the problems are as wide as the code that they come from, and nothing that a model
+of small steps (`factory.generators.composed`). Each is run in the sandbox on inputs of its docstring's examples and on drawn
+ones; what it answers becomes the tests, and an answer of the model must pass all of them. So the problems are as wide as the code that they come from, and nothing that a model
 says decides whether an answer is right. Rejection sampling with execution feedback: Llama 3.1 report, section 4.3.1; the
 form of the problem: Chen et al. 2021, arXiv:2107.03374.
 """

@@ -28,7 +28,7 @@ TASK = "function_completion"
 GRAMMAR = load_grammar(Templates())
 KINDS = {
     "int": int, "float": float, "bool": bool, "mapping": dict, "numbers": list, "words": list, "text": str, "number": int,
-    "table": dict,
+    "table": dict, "decimal": float, "decimals": list, "rows": list,
 }  # fmt: skip
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import importlib.util
 import json
+import random
 import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +24,15 @@ from hypothesis import strategies as st
 
 from benchmarks.decontamination import disguises, library_functions, own_texts
 from factory.decontamination import Contamination, DecontaminationSettings, EvaluationSet
+from factory.decontamination.behaviour import Behaviours
 from factory.decontamination.code import examples, functions, prose
+from factory.decontamination.sets import Item, read_items
 from factory.errors import ConfigError
+from factory.generators.behaviour import entry_of
+from factory.sandbox import SandboxConfig, open_sandbox
+from tests.factory_run import run_task
+from tests.model_server import ModelServer, Reply
+from tests.records import fates
 
 ROOT = Path(__file__).parent.parent
 CODE = '''
@@ -293,3 +304,69 @@ def test_hostile_texts_take_no_time(clamp: Contamination, text: str) -> None:
     began = time.process_time()
     clamp.check(text)
     assert time.process_time() - began < 20, "seconds at worst, where a careless pattern takes hours"
+
+
+# ---- by what a function does
+
+
+def contaminated_by(codes: Sequence[str], items: Sequence[Item]) -> list[str | None]:
+    async def all_of_them() -> list[str | None]:
+        async with open_sandbox(SandboxConfig(slots=2)) as sandbox:
+            context: Any = SimpleNamespace(sandbox=sandbox, rng=random.Random(0))
+            behaviours = Behaviours(items)
+            return list(await asyncio.gather(*(behaviours.same(code, context) for code in codes)))
+
+    return asyncio.run(all_of_them())
+
+
+TWICE = Item("own", "own/1", "", "def twice(x):\n    return x + x", "assert twice(2) == 4\nassert twice(-3) == -6")
+
+
+def test_a_function_that_does_the_same_is_found_under_any_name_and_words() -> None:
+    same = 'def g(value):\n    """The doubled value."""\n    return value * 2'
+    others = [
+        "def f(x):\n    return x * 3",
+        "def f(x, y):\n    return x * 2",  # other parameters
+        "def f(x):\n    raise ValueError",
+        "def f(x):\n    while True: pass",
+        "def f(x):\n    raise SystemExit(0)",
+        "twice = 3",
+        "def f(x:\n",
+    ]
+    found = contaminated_by([same, *others, f"import math\n{same}"], [TWICE])
+    assert found == ["own/1", *[None] * len(others), "own/1"]
+
+
+def test_tests_that_never_call_the_function_show_nothing() -> None:
+    nothing = [TWICE._replace(tests="assert True"), TWICE._replace(tests=""), TWICE._replace(solution="no code(")]
+    assert contaminated_by(["def g(x):\n    return x * 2"], nothing) == [None]
+
+
+def test_humaneval_is_known_by_what_its_solutions_do() -> None:
+    items = list(read_items("humaneval", EvaluationSet(kind="humaneval")))[20:60:3]
+    renamed = [
+        item.solution.replace(f"{entry.name}(", "f(") for item in items if (entry := entry_of(item.solution)) is not None
+    ]
+    assert contaminated_by(renamed, items) == [item.name for item in items]
+
+
+def test_what_an_evaluation_problem_asks_for_is_not_asked_of_a_model(tmp_path: Path) -> None:
+    row = {"id": "own/1", "question": "Double x.", "solution": TWICE.solution, "tests": TWICE.tests}
+    (tmp_path / "set.jsonl").write_text(json.dumps(row))
+    codes = [f'def f(x: int) -> int:\n    """The result."""\n    return {body}' for body in ("2 * x", "3 * x")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"code": code}) + "\n" for code in codes))
+    words = [
+        f"source.path={tmp_path}/rows.jsonl", "n=null", "task.answers=1", "model.prompt_form=chat",
+        f"task.avoid=[{{kind: file, path: {tmp_path}/set.jsonl, question: question, solution: solution, tests: tests, id: id}}]",
+    ]  # fmt: skip
+    with ModelServer(lambda body: Reply(f"```python\n{codes[1]}\n```")) as server:
+        run_task(tmp_path, server, "function_completion", *words)
+    assert server.count == 1
+    reasons = {record.reason for record in fates(tmp_path, "function_completion") if not record.kept}
+    assert reasons == {"contaminated: does what own/1 asks for"}
+
+
+def test_a_set_to_avoid_that_cannot_be_read_is_told_by_its_key(tmp_path: Path) -> None:
+    with ModelServer(lambda body: Reply("")) as server, pytest.raises(ConfigError, match=r"task\.avoid\.0"):
+        run_task(tmp_path, server, "function_completion", "n=1", "task.avoid=[{kind: file, path: none.jsonl}]")
+    assert server.count == 0

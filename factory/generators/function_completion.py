@@ -17,6 +17,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
+from factory.decontamination.behaviour import Behaviours
+from factory.decontamination.sets import EvaluationSet, read_items
 from factory.engine.request import Sampling
 from factory.errors import ConfigError, RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
@@ -44,7 +46,8 @@ MOST_SHOWN = 90  # characters of an example in a docstring
 class CompletionSettings(GeneratorSettings):
     """`answers` to each function. `inputs` are tried, and at least `least_tests` must give results. `most_lines` of the
     original bound how hard a problem is. `docstring`: whether an answer may repeat it. `examples` of the results, at most,
-    are shown in a docstring that has none. Of the task's own seeds `composed` are, of at most `steps` steps."""
+    are shown in a docstring that has none. Of the task's own seeds `composed` are, of at most `steps` steps. What does the
+    same as a problem of the sets of `avoid` is not asked."""
 
     answers: int = Field(8, ge=1)
     inputs: int = Field(16, ge=2)
@@ -54,6 +57,7 @@ class CompletionSettings(GeneratorSettings):
     examples: int = Field(2, ge=0)
     composed: float = Field(0.5, ge=0, le=1)
     steps: int = Field(3, ge=1)
+    avoid: tuple[EvaluationSet, ...] = ()
     few_shot_sampling: Sampling = Sampling()
 
 
@@ -77,6 +81,7 @@ class FunctionCompletion:
         self.settings, self._templates, self.prompt_form = settings, templates, prompt_form
         raw = (RAW, EXAMPLES) if prompt_form == "few_shot" else ()
         self.templates: Sequence[str] = (ASK, *raw, DATA, FILE)
+        self._avoided: Behaviours | None = None
 
     def check(self, columns: set[str] | None) -> list[str]:
         problems = [
@@ -86,6 +91,11 @@ class FunctionCompletion:
             load_grammar(self._templates)
         except ConfigError as error:
             problems += error.problems
+        try:
+            sets = enumerate(self.settings.avoid)
+            self._avoided = Behaviours(item for number, chosen in sets for item in read_items(str(number), chosen))
+        except ConfigError as error:
+            problems += [problem.replace("decontamination.sets.", "task.avoid.", 1) for problem in error.problems]
         if columns is not None and not columns & {"code", "solution"}:
             problems.append(
                 f"task={self.settings.name} needs seeds with a column `code`: source.kind=functions source.path=FOLDER "
@@ -126,6 +136,8 @@ class FunctionCompletion:
         if problem.lines > settings.most_lines:
             raise RecordError("source: the function is too long")
         tests, by = await self._tests(code, problem, row, context)
+        if self._avoided is not None and (name := await self._avoided.same(code, context)):
+            raise RecordError(f"contaminated: does what {name} asks for")
         code = with_examples(code, tests, context.rng.randint(0, settings.examples), context.rng)
         problem = problem_of(code) or problem
         meta = {

@@ -74,7 +74,7 @@ async def iterate(
 
 def described(composed: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the stages, apart from how many of them and in what pieces."""
-    free = {"hydra", "rounds", "seeds", "max_minutes", "overlap", "engine_devices", "train_devices", "engine"}
+    free = {"hydra", "rounds", "seeds", "max_minutes", "overlap", "trainings", "engine_devices", "train_devices", "engine"}
     return {key: value for key, value in composed.items() if key not in free}
 
 
@@ -86,8 +86,8 @@ class _Machine:
         minutes = settings.max_minutes
         self.deadline = self.began + 60 * minutes if minutes is not None else None
         self.overlap = bool(list_gpus()) and not cpu_build() if settings.overlap == "auto" else settings.overlap
-        engine = asyncio.Lock()
-        self.lanes = {"engine": engine, "train": asyncio.Lock() if self.overlap else engine}
+        engine = asyncio.Semaphore()
+        self.lanes = {"engine": engine, "train": asyncio.Semaphore(settings.trainings) if self.overlap else engine}
         self.engines: Serves
 
     async def to_end(self, engines: AbstractAsyncContextManager[Serves]) -> int:

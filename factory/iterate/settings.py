@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.records import Frozen
 from factory.settings import VllmEngine, is_folder_name
@@ -108,11 +108,18 @@ class IterateSettings(Frozen):
     seeds: tuple[Annotated[int, Field(ge=0, le=30)], ...]
     max_minutes: Annotated[float, Field(gt=0)] | None
     overlap: Literal["auto"] | bool
+    trainings: int = Field(ge=1)
     train_devices: str | None
     engine_devices: str | None
     engine: VllmEngine
 
     _run_is_name = field_validator("run")(is_folder_name)
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.trainings > 1 and self.overlap is False:
+            raise ValueError(f"trainings={self.trainings} needs overlap=true, or overlap=auto on a GPU")
+        return self
 
     @field_validator("seeds")
     @classmethod

@@ -46,7 +46,7 @@ def write_again(folder: Path) -> Path:
         rounds, seeds = _extent(state, before)
         settings = IterateSettings.model_validate(
             {
-                "max_minutes": None, "overlap": "auto", "train_devices": None, "engine_devices": None,
+                "max_minutes": None, "overlap": "auto", "trainings": 1, "train_devices": None, "engine_devices": None,
                 "engine": VllmEngine(), **state["described"], "out": str(folder), "rounds": rounds, "seeds": seeds,
             }
         )  # fmt: skip

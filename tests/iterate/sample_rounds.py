@@ -59,7 +59,7 @@ def composed(folder: Path, rounds: int, seeds: Sequence[int], **changes: Any) ->
     """Settings, and the configuration as the command composes it; `changes` are of the recipe."""
     config = {
         "recipe": {**RECIPE, **changes}, "run": folder.name, "out": str(folder), "teacher": "smollm2", "rounds": rounds,
-        "seeds": list(seeds), "max_minutes": None, "overlap": "auto", "engine_devices": None, "train_devices": None,
+        "seeds": list(seeds), "max_minutes": None, "overlap": "auto", "trainings": 1, "engine_devices": None, "train_devices": None,
         "engine": VllmEngine().model_dump(mode="json"), "hydra": {},
     }  # fmt: skip
     return IterateSettings.model_validate({key: value for key, value in config.items() if key != "hydra"}), config

@@ -237,6 +237,15 @@ def test_engine_and_training_take_turns_without_overlap_and_share_with_it(monkey
     assert not engines.rests
 
 
+def test_as_many_trainings_as_are_asked_for_go_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRETEND_SLOW", "0.15")
+    run(SETTINGS.model_copy(update={"overlap": True, "trainings": 2}), COMPOSED)
+    rows = json.loads(Path("outputs/reasoning/state.json").read_text())["stretches"]
+    train = [(began, ended) for _, lane, began, ended in rows if lane == "train"]
+    at_once = [sum(begin <= moment < end for begin, end in train) for moment, _ in train]
+    assert max(at_once) == 2
+
+
 def test_other_settings_in_the_same_folder_are_refused() -> None:
     run(ONE, ONE_COMPOSED)
     other, composed = settings_of("seeds=[0]", "rounds=1", "recipe.sft.options.epochs=9", "max_minutes=1")
@@ -261,6 +270,7 @@ def test_a_damaged_state_is_told() -> None:
         (["recipe.generate.use.task=nothing"], "no such task"),
         (["seeds=[1,1]"], "different numbers"),
         (["rounds=0"], "rounds=0"),
+        (["overlap=false", "trainings=2"], "trainings=2"),
         (["engine=openai", "engine.base_url=http://127.0.0.1:9/v1"], "serves its own models"),
     ],
 )  # fmt: skip

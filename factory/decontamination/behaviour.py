@@ -1,0 +1,74 @@
+"""Functions that do what a problem of an evaluation set asks for, however they are called and described.
+
+Texts do not show it: "the longest of `words`" told in other words is the same problem. The problem's own tests do.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+
+import orjson
+
+from factory.decontamination.sets import Item
+from factory.generators.base import Context
+from factory.generators.behaviour import entry_of
+
+SECONDS = 0.2  # for one problem's tests; a function that runs longer on them is taken for another one
+# Every problem's tests on the function, which must be called by them. It stands behind the code in the sandbox.
+_PROGRAM = """
+def _try():
+    import json, signal
+    def over(*_): raise TimeoutError
+    signal.signal(signal.SIGALRM, over)
+    for name, entry, solution, tests in json.loads({problems!r}):
+        calls = []
+        def candidate(*given, **named):
+            calls.append(1)
+            return {function}(*given, **named)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, {seconds})
+            space = {{}}
+            exec(solution, space)
+            space[entry] = candidate
+            exec(tests, space)
+            if callable(space.get("check")): space["check"](candidate)
+            found = bool(calls)
+        except BaseException:
+            found = False
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if found: print({mark!r} + name, flush=True)
+_try()
+"""
+
+
+class Behaviours:
+    """The problems of evaluation sets that have a solution in Python and tests; others say nothing of what they ask."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._by_parameters: dict[int, list[tuple[str, str, str, str]]] = {}
+        for item in items:
+            entry = entry_of(item.solution) if item.tests.strip() else None
+            if entry is not None:
+                row = (item.name, entry.name, item.solution, item.tests)
+                self._by_parameters.setdefault(_parameters(entry), []).append(row)
+
+    async def same(self, code: str, context: Context) -> str | None:
+        """The first problem with as many parameters whose tests the last function of `code` passes, run in the sandbox;
+        None without one. What `code` prints is not trusted to be silent: the mark is drawn anew."""
+        entry = entry_of(code)
+        problems: Sequence[tuple[str, ...]] = self._by_parameters.get(_parameters(entry), ()) if entry else ()
+        if entry is None or not problems:
+            return None
+        mark = f"#{context.rng.getrandbits(64):016x}#"
+        values: Mapping[str, object] = {
+            "problems": orjson.dumps(problems).decode(), "function": entry.name, "mark": mark, "seconds": SECONDS,
+        }  # fmt: skip
+        ran = await context.sandbox.run(code + _PROGRAM.format(**values))
+        found = [line.removeprefix(mark) for line in ran.stdout.splitlines() if line.startswith(mark)]
+        return found[0] if found else None
+
+
+def _parameters(entry: ast.FunctionDef) -> int:
+    return len(entry.args.posonlyargs) + len(entry.args.args)

@@ -345,7 +345,9 @@ def test_tests_that_never_call_the_function_show_nothing() -> None:
 def test_humaneval_is_known_by_what_its_solutions_do() -> None:
     items = list(read_items("humaneval", EvaluationSet(kind="humaneval")))[20:60:3]
     renamed = [
-        item.solution.replace(f"{entry.name}(", "f(") for item in items if (entry := entry_of(item.solution)) is not None
+        item.solution.replace(f"{entry.name}(", "f(")
+        for item in items
+        if (entry := entry_of(item.solution)) is not None
     ]
     assert contaminated_by(renamed, items) == [item.name for item in items]
 

@@ -74,7 +74,17 @@ async def iterate(
 
 def described(composed: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the stages, apart from how many of them and in what pieces."""
-    free = {"hydra", "rounds", "seeds", "max_minutes", "overlap", "trainings", "engine_devices", "train_devices", "engine"}
+    free = {
+        "hydra",
+        "rounds",
+        "seeds",
+        "max_minutes",
+        "overlap",
+        "trainings",
+        "engine_devices",
+        "train_devices",
+        "engine",
+    }
     return {key: value for key, value in composed.items() if key not in free}
 
 

@@ -14,6 +14,7 @@ from factory.decontamination.sets import Item
 from factory.generators.base import Context
 from factory.generators.behaviour import entry_of
 
+CONTAMINATED = "contaminated"  # how the reason begins of a problem that is left out
 SECONDS = 0.2  # for one problem's tests; a function that runs longer on them is taken for another one
 # Every problem's tests on the function, which must be called by them. It stands behind the code in the sandbox.
 _PROGRAM = """

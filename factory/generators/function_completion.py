@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from factory.decontamination.behaviour import Behaviours
+from factory.decontamination.behaviour import CONTAMINATED, Behaviours
 from factory.decontamination.sets import EvaluationSet, read_items
 from factory.engine.request import Sampling
 from factory.errors import ConfigError, RecordError
@@ -137,7 +137,7 @@ class FunctionCompletion:
             raise RecordError("source: the function is too long")
         tests, by = await self._tests(code, problem, row, context)
         if self._avoided is not None and (name := await self._avoided.same(code, context)):
-            raise RecordError(f"contaminated: does what {name} asks for")
+            raise RecordError(f"{CONTAMINATED}: does what {name} asks for")
         code = with_examples(code, tests, context.rng.randint(0, settings.examples), context.rng)
         problem = problem_of(code) or problem
         meta = {

@@ -269,7 +269,7 @@ def _limits(results: Mapping[str, Any]) -> Said:
     for suite in results["suites"]:
         count = max((row["items"] for row in rows if row["suite"] == suite["name"]), default=0)
         if count and suite["when"] != "start":
-            yield "limit", f"{suite['name']}: {some(count, 'item')}. {_unseen(suite)}"
+            yield "limit", f"{suite['name']}: {some(count, 'item')}. {_unseen(suite, results)}"
             row = headline(results, suite["name"])
             if row is not None and _ways(row) == 1 and not (suite.get("settings") or {}).get("shots"):
                 yield (
@@ -333,11 +333,18 @@ def _missing(results: Mapping[str, Any]) -> Said:
             )
 
 
-def _unseen(suite: Mapping[str, Any]) -> str:
-    settings = suite.get("settings") or {}
+def _unseen(suite: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    settings, cleaned = suite.get("settings") or {}, results.get("decontamination") or {}
     if suite.get("suite") == "reasoning" and settings.get("split", "eval") in ("eval", "hard"):
         return (
             "They are drawn from random seeds that no training data are drawn from; a data set with few possible questions may "
             "still repeat one."
+        )
+    if suite.get("suite") in cleaned.get("sets", ()):
+        asked = cleaned["not_asked"]
+        before = f"{some(asked, 'problem')} that do what one of them asks for were not asked, and " if asked else ""
+        return (
+            f"Of what was made here, {before}{some(cleaned['samples'], 'sample')} that resemble one were left out of the "
+            "samples. What the base model had seen before is not known."
         )
     return "Whether they, or others like them, were in any model's training data was not looked at."

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from factory.decontamination.behaviour import CONTAMINATED
 from factory.errors import ConfigError, UserError
 from factory.iterate.compared import compared
 from factory.iterate.conclusions import conclusions
@@ -92,6 +93,7 @@ def summarise(settings: IterateSettings, state: Mapping[str, Any]) -> tuple[dict
         ],
         "measures": compared(suites),
         "diversity": list(_diversity(root, settings, problems)),
+        "decontamination": _decontamination(root, settings),
         "utilisation": worked.numbers,
         "work": list(_work_table(root, planned, state)),
         "problems": problems,
@@ -142,6 +144,22 @@ def _diversity(root: Path, settings: IterateSettings, problems: list[str]) -> It
                 continue
             if found is not None:
                 yield {"seed": seed, "round": round_, **found}
+
+
+def _decontamination(root: Path, settings: IterateSettings) -> dict[str, Any]:
+    """The evaluation sets that all rounds' samples were compared with, and what was left out: `not_asked` problems that
+    do the same as one of theirs, and `samples` that resemble one."""
+    sets, not_asked, samples = list[set[str]](), 0, 0
+    for seed in settings.seeds:
+        for round_ in range(1, settings.rounds + 1):
+            folder = root / f"seed-{seed}" / f"round-{round_}"
+            reasons = _json(folder / "generate/manifest.json").get("reasons") or {}
+            not_asked += sum(count for reason, count in reasons.items() if reason.startswith(CONTAMINATED))
+            if funnel := _json(folder / "samples/manifest.json").get("funnel"):
+                steps = [step for step in funnel if step.get("step") == "decontamination"]
+                samples += sum(step["in"] - step["out"] for step in steps)
+                sets.append({name for step in steps for name in step.get("sets", ())})
+    return {"sets": sorted(set.intersection(*sets)) if sets else [], "not_asked": not_asked, "samples": samples}
 
 
 def _work_table(root: Path, planned: list[Stage], state: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

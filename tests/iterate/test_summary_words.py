@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,36 @@ def test_with_several_seeds_it_says_what_was_resampled(tmp_path: Path) -> None:
 def test_items_of_other_suites_are_not_called_unseen(tmp_path: Path) -> None:
     from factory.iterate.conclusions import _unseen
 
-    assert "was not looked at" in _unseen({"suite": "humaneval", "settings": {}})
-    assert "no training data" in _unseen({"suite": "reasoning", "settings": {"split": "hard"}})
+    assert "was not looked at" in _unseen({"suite": "humaneval", "settings": {}}, {})
+    assert "no training data" in _unseen({"suite": "reasoning", "settings": {"split": "hard"}}, {})
+
+
+def test_what_was_decontaminated_is_told_in_numbers(tmp_path: Path) -> None:
+    from factory.iterate.conclusions import _unseen
+    from factory.iterate.summary import _decontamination
+
+    settings, _ = composed(tmp_path / "run", 2, [0])
+    human: dict[str, Any] = {"suite": "humaneval", "settings": {}}
+    for round_, (sets, lost) in enumerate([(["humaneval", "own"], 2), (["humaneval"], 1)], 1):
+        folder = tmp_path / f"run/seed-0/round-{round_}"
+        step = {"step": "decontamination", "in": 10, "out": 10 - lost, "sets": sets}
+        reasons = {"contaminated: does what a/1 asks for": 3, "execution: wrong": 9}
+        for name, manifest in (
+            ("samples", {"funnel": [{"step": "keep", "in": 12, "out": 10}, step]}),
+            ("generate", {"reasons": reasons}),
+        ):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "manifest.json").write_text(json.dumps(manifest))
+        if round_ == 1:
+            assert _decontamination(tmp_path / "run", settings)["sets"] == ["humaneval", "own"]
+    found = _decontamination(tmp_path / "run", settings)
+    assert found == {"sets": ["humaneval"], "not_asked": 6, "samples": 3}
+    told = _unseen(human, {"decontamination": found})
+    assert (
+        "6 problems that do what one of them asks for were not asked, and 3 samples that resemble one were left out"
+        in told
+    )
+    assert "was not looked at" in _unseen({**human, "suite": "own"}, {"decontamination": found})
 
 
 def test_before_anything_is_measured_nothing_is_claimed(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ import yaml
 
 from factory.decontamination import Contamination, DecontaminationSettings
 from factory.decontamination.code import prose
+from factory.decontamination.sets import read_problems
 from factory.embedding import EmbeddingSettings, open_embedder
-from factory.evaluation.humaneval import read_problems
 
 ROOT = Path(__file__).parent.parent
 Problem = Mapping[str, Any]

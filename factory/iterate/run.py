@@ -96,6 +96,10 @@ class _Machine:
         minutes = settings.max_minutes
         self.deadline = self.began + 60 * minutes if minutes is not None else None
         self.overlap = bool(list_gpus()) and not cpu_build() if settings.overlap == "auto" else settings.overlap
+        if settings.trainings > 1 and not self.overlap:
+            display.say(
+                f"trainings={settings.trainings}: one at a time here; they overlap on a GPU, or with overlap=true"
+            )
         engine = asyncio.Semaphore()
         self.lanes = {"engine": engine, "train": asyncio.Semaphore(settings.trainings) if self.overlap else engine}
         self.engines: Serves

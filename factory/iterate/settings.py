@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from factory.records import Frozen
 from factory.settings import VllmEngine, is_folder_name
@@ -115,11 +115,12 @@ class IterateSettings(Frozen):
 
     _run_is_name = field_validator("run")(is_folder_name)
 
-    @model_validator(mode="after")
-    def _room(self) -> Self:
-        if self.trainings > 1 and self.overlap is False:
-            raise ValueError(f"trainings={self.trainings} needs overlap=true, or overlap=auto on a GPU")
-        return self
+    @field_validator("trainings")
+    @classmethod
+    def _room(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("overlap") is False:
+            raise ValueError("needs overlap=true, or overlap=auto on a GPU")
+        return value
 
     @field_validator("seeds")
     @classmethod

@@ -270,7 +270,7 @@ def test_a_damaged_state_is_told() -> None:
         (["recipe.generate.use.task=nothing"], "no such task"),
         (["seeds=[1,1]"], "different numbers"),
         (["rounds=0"], "rounds=0"),
-        (["overlap=false", "trainings=2"], "trainings=2"),
+        (["overlap=false", "trainings=2"], "trainings=2: needs overlap=true"),
         (["engine=openai", "engine.base_url=http://127.0.0.1:9/v1"], "serves its own models"),
     ],
 )  # fmt: skip

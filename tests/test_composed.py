@@ -6,6 +6,7 @@ import ast
 import itertools
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from factory.errors import ConfigError
 from factory.generators.behaviour import entry_of
-from factory.generators.composed import FILE, Grammar, Step, composed_functions, load_grammar
+from factory.generators.composed import FILE, Grammar, Join, Step, composed_functions, load_grammar
 from factory.generators.function_completion import problem_of, with_examples, without_docstring
 from factory.generators.inputs import drawn_inputs
 from factory.prompts import Templates
@@ -32,6 +33,9 @@ KINDS = {
 }  # fmt: skip
 
 
+JOINED = load_grammar(Templates()).joins
+
+
 def alone(step: Step) -> dict[str, Any]:
     """A function of this step and no other."""
     return next(composed_functions(Grammar(values=GRAMMAR.values, steps=(step,)), 0, 1))
@@ -43,7 +47,7 @@ def function(code: str) -> ast.FunctionDef:
     return entry
 
 
-def called(row: dict[str, Any], count: int) -> list[Any]:
+def called(row: dict[str, Any], count: int, *also: type[Exception]) -> list[Any]:
     """What the function of a row gives on drawn inputs; calls that raise are left out."""
     space: dict[str, Any] = {}
     exec(row["code"], space)  # of our own file
@@ -53,7 +57,7 @@ def called(row: dict[str, Any], count: int) -> list[Any]:
     for arguments in drawn_inputs(entry, random.Random(0), count) or ():
         try:
             results.append(space[entry.name](*arguments))
-        except ZeroDivisionError:
+        except (ZeroDivisionError, *also):
             continue
     return results
 
@@ -68,6 +72,73 @@ def test_every_step_gives_its_kind_and_more_than_one_value(number: int) -> None:
         for parameter in step.takes:
             assert f"`{parameter}`" in text, "a parameter that the words leave out cannot be guessed"
     assert all("{x}" in text for text in step.noun)
+
+
+NAMED = "brought_together"  # instead of a join's own name, which may be a step's too
+
+
+def joined(join: Join, seed: int) -> dict[str, Any]:
+    """A function that this join makes, and no other."""
+    grammar = GRAMMAR.model_copy(update={"joins": (join.model_copy(update={"name": NAMED}),)})
+    return next(row for row in composed_functions(grammar, seed, 1, 1.0) if f"def {NAMED}" in row["code"])
+
+
+@pytest.mark.parametrize("number", range(len(JOINED)), ids=lambda number: f"{number}-{JOINED[number].name}")
+def test_every_join_gives_what_it_says(number: int) -> None:
+    join = JOINED[number]
+    row = joined(join, number)
+    kind = {"list": list, "tuple": tuple, "int": int, "str": str, "bool": bool}[join.annotation.partition("[")[0]]
+    results = called(row, 300, TypeError)  # None of an empty list, where the join cannot do with it
+    assert {type(result) for result in results} == {kind}
+    assert row["signature"].endswith(f"-> {join.annotation}:")
+    assert " for " not in join.code, "the loop's name may be a parameter's"
+    letters = "abc"[: len(join.of)]
+    assert all(f"{{{letter}}}" in text for text in join.noun for letter in letters)
+    problem = problem_of(row["code"])
+    assert problem is not None
+    told = ast.get_docstring(problem.entry) or ""
+    assert all(f"`{argument.arg}`" in told for argument in problem.entry.args.args)
+
+
+def test_a_condition_is_told_without_its_whether() -> None:
+    [join] = [join for join in JOINED if join.name == "or_zero"]
+    for seed in range(20):
+        told = (ast.get_docstring(function(joined(join, seed)["code"])) or "").replace("\n", " ")
+        condition = told.split(" if ", 1)[1]
+        assert not condition.startswith(("whether ", "True if")), told
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"of": ["nothing", "int"]}, "joins.0: of nothing"),
+        ({"code": "{a} + {d}"}, "joins.0"),
+        ({"noun": ["{a} {"]}, "joins.0"),
+        ({"code": "{a} +"}, "joins.0"),
+    ],
+)
+def test_a_join_that_cannot_be_is_told(
+    change: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = GRAMMAR.model_dump(mode="json")
+    data["joins"] = [{**data["joins"][0], **change}]
+    (tmp_path / "prompts/function_completion").mkdir(parents=True)
+    (tmp_path / "prompts" / FILE).write_text(yaml.safe_dump(data))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_grammar(Templates())
+
+
+def test_as_many_are_joined_as_are_asked_for() -> None:
+    grammar = GRAMMAR.model_copy(update={"joins": tuple(join.model_copy(update={"name": NAMED}) for join in JOINED)})
+    counts = []
+    for share in (0.0, 0.5, 1.0):
+        rows = itertools.islice(composed_functions(grammar, 0, 3, share), 400)
+        counts.append(sum(f"def {NAMED}" in row["code"] for row in rows))
+    none, half, all_ = counts
+    assert none == 0
+    assert all_ > 300, "a tenth has another name by chance, and some find no chains that fit"
+    assert 0.4 < half / all_ < 0.6
 
 
 @given(st.integers(0, 2**20))
@@ -86,12 +157,8 @@ def test_composed_functions_are_problems_and_the_same_for_a_seed(seed: int) -> N
 def test_there_are_many_and_most_tell_right_from_wrong() -> None:
     rows = list(itertools.islice(composed_functions(GRAMMAR, 1, 3), 400))
     assert len({row["code"] for row in rows}) > 350
-    results = []
-    for row in rows:
-        try:
-            results.append(called(row, 16))
-        except (TypeError, AttributeError):  # None of an empty list, where the next step cannot do with it
-            continue
+    # None of an empty list, where the next step cannot do with it; ranges that no memory holds.
+    results = [called(row, 16, TypeError, AttributeError, MemoryError, OverflowError) for row in rows]
     assert sum(len(set(map(repr, found))) > 1 for found in results) > 320
 
 

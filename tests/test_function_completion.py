@@ -6,7 +6,10 @@ import ast
 import asyncio
 import json
 import random
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import ConfigError
-from factory.generators.behaviour import entry_of
+from factory.generators.behaviour import entry_of, observed_tests, telling
 from factory.generators.few_shot import load_data
 from factory.generators.function_completion import ASK, DATA, EXAMPLES, WORDINGS, problem_of, without_docstring
-from factory.generators.inputs import drawn_inputs, example_calls, guesses
+from factory.generators.inputs import drawn_inputs, example_calls, guesses, related
 from factory.prompts import Templates
-from factory.sandbox import open_sandbox
+from factory.sandbox import SandboxConfig, open_sandbox
 from tests.export.runs import exported
 from tests.export.runs import rows as rows_of
 from tests.factory_run import run_task
@@ -38,12 +41,12 @@ def rows(folder: Path, *found: dict[str, Any]) -> tuple[str, ...]:
     return (f"source.path={folder}/rows.jsonl", "n=null", "engine.concurrency=1")
 
 
-def answered(folder: Path, answers: list[str], *found: dict[str, Any]) -> None:
+def answered(folder: Path, answers: list[str], *found: dict[str, Any], more: Sequence[str] = ()) -> None:
     """One run of a chat model that gives these answers in turn."""
     left = iter(answers)
     with ModelServer(lambda body: Reply(next(left))) as server:
         words = (f"task.answers={len(answers)}", "model.prompt_form=chat", "engine.samples=false")
-        assert run_task(folder, server, TASK, *rows(folder, *found), *words) == 0
+        assert run_task(folder, server, TASK, *rows(folder, *found), *words, *more) == 0
 
 
 def fenced(code: str) -> str:
@@ -164,6 +167,66 @@ def parsed(text: str) -> ast.FunctionDef:
     found = entry_of(text)
     assert found is not None
     return found
+
+
+@pytest.mark.parametrize(
+    ("head", "right", "wrong"),
+    [
+        ("def without(table: dict[str, int], key: str) -> dict[str, int]", "{k: v for k, v in table.items() if k != key}", "dict(table)"),
+        ("def last(text: str, length: int, times: int) -> str", "text[max(len(text) - length, 0) :] * times", "text[:length] * times"),
+        ("def begins(text: str, part: str) -> bool", "text.startswith(part)", "part == ''"),
+        ("def place(numbers: list[int], one: int) -> int", "numbers.index(one) if one in numbers else -1", "-1"),
+        ("def all_above(numbers: list[int], limit: int) -> bool", "all(n > limit for n in numbers)", "not numbers"),
+        ("def shared(a: list[str], b: list[str]) -> bool", "any(x in b for x in a)", "a == b and a != []"),
+    ],
+)  # fmt: skip
+def test_answers_that_are_right_of_unrelated_arguments_alone_do_not_pass(
+    tmp_path: Path, head: str, right: str, wrong: str
+) -> None:
+    code = f'{head}:\n    """What the body says."""\n    return {right}'
+    answered(tmp_path, [fenced(code), fenced(code.replace(right, wrong))], {"code": code}, more=["task.inputs=8"])
+    assert [record.reason for record in fates(tmp_path, TASK)] == ["", "execution: wrong"]
+
+
+TESTS = st.lists(st.tuples(st.integers(0, 99), st.integers(0, 4)), max_size=60)
+
+
+@given(TESTS, st.integers(0, 40))
+def test_telling_tests_have_every_result_before_one_twice_as_often(drawn: list[tuple[int, int]], most: int) -> None:
+    tests = list(dict.fromkeys(f"assert f({call}) == {result}" for call, result in drawn))
+    chosen = telling(tests, most)
+    assert chosen == [test for test in tests if test in set(chosen)]
+    assert len(chosen) == min(most, len(tests))
+    there, taken = (Counter(test.split(" == ")[1] for test in which) for which in (tests, chosen))
+    most_often = max(taken.values(), default=0)
+    assert all(taken[result] >= min(count, most_often - 1) for result, count in there.items())
+
+
+@given(st.integers(0, 2**20))
+def test_related_arguments_stay_of_their_kind(seed: int) -> None:
+    arguments = ["Oak tree", 7, ["a", "b"], {"k": 3}, [4, 5], -1, ""]
+    found = related(arguments, random.Random(seed))
+    assert [type(value) for value in found] == [type(value) for value in arguments]
+    assert arguments == ["Oak tree", 7, ["a", "b"], {"k": 3}, [4, 5], -1, ""], "what was drawn stays as it is"
+
+
+def test_half_of_the_draws_are_related() -> None:
+    entry = entry_of("def f(table: dict[str, int], key: str): pass")
+    assert entry is not None
+    drawn = drawn_inputs(entry, random.Random(0), 400) or []
+    there = [key in table for table, key in drawn]
+    assert sum(there[1::2]) > 2 * sum(there[::2]) > 0
+
+
+def test_a_call_without_end_loses_no_earlier_result() -> None:
+    code = "def f(n):\n    while n == 3:\n        pass\n    return n * n"
+
+    async def observed() -> list[str]:
+        async with open_sandbox(SandboxConfig(slots=1, wall=1)) as sandbox:
+            context: Any = SimpleNamespace(sandbox=sandbox, rng=random.Random(0))
+            return await observed_tests(code, ["1", "2", "3", "4"], context)
+
+    assert asyncio.run(observed()) == ["assert f(1) == 1", "assert f(2) == 4"]
 
 
 def test_calls_of_the_docstrings_examples() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,12 @@ async def _outputs(code: str, name: str, calls: Sequence[str], context: Context)
     mark = f"#{context.rng.getrandbits(64):016x}#"
     lines = [code, "import json as _json"]
     for number, call in enumerate(calls):
-        lines.append(f"try: print({mark!r} + _json.dumps([{number}, repr({name}({call}))]))\nexcept Exception: pass")
+        # Flushed, so that a call without end takes no earlier one's result with it.
+        lines.append(
+            f"try:\n    _shown = repr({name}({call}))\n"
+            f"    if len(_shown) <= {MAX_OUTPUT}: print({mark!r} + _json.dumps([{number}, _shown]), flush=True)\n"
+            "except Exception: pass"
+        )
     ran = await context.sandbox.run("\n".join(lines))
     found: dict[int, str] = {}
     for line in ran.stdout.splitlines():
@@ -85,6 +91,17 @@ async def likeliest_calls(code: str, combinations: Sequence[Sequence[str]], cont
         if (told := (len(set(results)), len(results))) > best:
             best, found = told, combination
     return list(found)
+
+
+def telling(tests: Sequence[str], most: int) -> list[str]:
+    """At most so many of the tests, in their order: one of each result, then a second of each, and so on. Of a function that
+    is true of few inputs half the tests are then true, if there are so many; drawn ones would nearly all be false."""
+    by_result: dict[str, list[str]] = {}
+    for test in dict.fromkeys(tests):
+        by_result.setdefault(test.rsplit(" == ", 1)[-1], []).append(test)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_result.values()))
+    chosen = set(itertools.islice((test for test in turns if test is not None), most))
+    return [test for test in tests if test in chosen]
 
 
 def outputs_differ(tests: Sequence[str]) -> bool:

@@ -22,7 +22,7 @@ from factory.decontamination.sets import EvaluationSet, read_items
 from factory.engine.request import Sampling
 from factory.errors import ConfigError, RecordError
 from factory.generators.base import Context, GeneratorSettings, chat
-from factory.generators.behaviour import entry_of, likeliest_calls, observed_tests, outputs_differ
+from factory.generators.behaviour import entry_of, likeliest_calls, observed_tests, outputs_differ, telling
 from factory.generators.composed import FILE, composed_functions, load_grammar
 from factory.generators.few_shot import load_data
 from factory.generators.from_template import TOO_LONG
@@ -40,23 +40,25 @@ RAW = f"{FOLDER}/few_shot/complete.j2"
 EXAMPLES = f"{FOLDER}/few_shot/examples.yaml"
 DATA = "exercises.yaml"
 WORDINGS = 4  # of the request, in the template
+TRIED = 4  # calls of the original for each that becomes a test
 MOST_SHOWN = 90  # characters of an example in a docstring
 
 
 class CompletionSettings(GeneratorSettings):
-    """`answers` to each function. `inputs` are tried, and at least `least_tests` must give results. `most_lines` of the
+    """`answers` to each function. `inputs` of its calls, at most, become tests, and at least `least_tests` must give results. `most_lines` of the
     original bound how hard a problem is. `docstring`: whether an answer may repeat it. `examples` of the results, at most,
-    are shown in a docstring that has none. Of the task's own seeds `composed` are, of at most `steps` steps. What does the
-    same as a problem of the sets of `avoid` is not asked."""
+    are shown in a docstring that has none. Of the task's own seeds `composed` are, of at most `steps` steps, and of these `joined`
+    bring several chains together. What does the same as a problem of the sets of `avoid` is not asked."""
 
     answers: int = Field(8, ge=1)
-    inputs: int = Field(16, ge=2)
+    inputs: int = Field(32, ge=2)
     least_tests: int = Field(3, ge=2)
     most_lines: int = Field(25, ge=2)
     docstring: bool = True
     examples: int = Field(2, ge=0)
     composed: float = Field(0.5, ge=0, le=1)
     steps: int = Field(3, ge=1)
+    joined: float = Field(0.0, ge=0, le=1)
     avoid: tuple[EvaluationSet, ...] = ()
     few_shot_sampling: Sampling = Sampling()
 
@@ -107,7 +109,7 @@ class FunctionCompletion:
         """The project's exercises, again and again, in a new order each time, and among them composed ones."""
         settings, rng = self.settings, random.Random(f"composed or not/{seed}")
         written = own_functions(self._templates, seed, DATA)
-        composed = composed_functions(load_grammar(self._templates), seed, settings.steps)
+        composed = composed_functions(load_grammar(self._templates), seed, settings.steps, settings.joined)
         while True:
             yield next(composed if rng.random() < settings.composed else written)
 
@@ -163,12 +165,19 @@ class FunctionCompletion:
         annotated = copy.copy(problem.entry)
         if signature := entry_of(f"{row.get('signature')} pass"):
             annotated.args = signature.args
-        drawn, by = drawn_inputs(annotated, context.rng, settings.inputs), "annotations"
+        drawn, by = drawn_inputs(annotated, context.rng, TRIED * settings.inputs), "annotations"
         calls = as_calls(drawn) if drawn else []
         if drawn is None:
             combinations = guesses(problem.entry, context.rng, settings.inputs)
             calls, by = await likeliest_calls(code, combinations, context), "trial"
         tests = await observed_tests(code, list(dict.fromkeys([*examples, *calls])), context)
+        shown = [
+            test
+            for test in tests
+            if any(test.startswith(f"assert {problem.entry.name}({call}) ==") for call in examples)
+        ]
+        rest = telling([test for test in tests if test not in shown], settings.inputs)
+        tests = [*shown, *rest]
         if given := given_tests(row):
             tests, by = list(dict.fromkeys([*given, *tests])), f"source and {by}"
         if len(tests) < settings.least_tests:

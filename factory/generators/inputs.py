@@ -34,7 +34,7 @@ _WORDS = (
     "AAAb",
     "Noon",
 )
-_NUMBERS = (0, 1, -1, 2, 3, 5, 7, 10, 12, 25, 60, 99, 100, -8)
+_NUMBERS = (0, 1, -1, 2, -2, 3, 4, 5, -5, 7, 10, 12, 25, 60, 99, 100, -8)
 _UNKNOWN = tuple(
     ast.parse(kind, mode="eval").body
     for kind in ("str", "int", "list[int]", "list[str]", "float", "dict[str, int]", "bool")
@@ -71,16 +71,42 @@ def example_calls(entry: ast.FunctionDef) -> list[str]:
 
 
 def drawn_inputs(entry: ast.FunctionDef, rng: random.Random, count: int) -> list[list[Any]] | None:
-    """Arguments drawn by the annotations; None where a parameter has none, or one of another kind."""
+    """Arguments drawn by the annotations, every second time with `related` ones; None where a parameter has none, or one of
+    another kind."""
     arguments = entry.args
     if arguments.vararg or arguments.kwarg or any(default is None for default in arguments.kw_defaults):
         return None
     parameters = [*arguments.posonlyargs, *arguments.args]
     constants = _constants(entry)
     try:
-        return [[_value(parameter.annotation, rng, constants) for parameter in parameters] for _ in range(count)]
+        drawn = [[_value(parameter.annotation, rng, constants) for parameter in parameters] for _ in range(count)]
     except OtherKind:
         return None
+    return [related(arguments, rng) if place % 2 else arguments for place, arguments in enumerate(drawn)]
+
+
+def related(arguments: Sequence[Any], rng: random.Random) -> list[Any]:
+    """The arguments, some of them taken out of others: an element, a key, a place, a part of a string. What a function does
+    with a key that the dictionary has, or a prefix that the string begins with, independent draws hardly ever show."""
+    found = list(arguments)
+    for place, value in enumerate(found):
+        wholes = [
+            other for at, other in enumerate(found) if at != place and isinstance(other, str | list | dict) and other
+        ]
+        if not wholes or rng.random() < 0.4:
+            continue
+        whole = rng.choice(wholes)
+        elements = [element for element in whole if type(element) is type(value)]
+        if isinstance(value, str) and isinstance(whole, str):
+            start = rng.choice((0, rng.randrange(len(whole)), max(0, len(whole) - 2)))
+            found[place] = whole[start : start + rng.randint(1, 3)]
+        elif type(value) is int and (not elements or rng.random() < 0.5):
+            found[place] = rng.randint(0, len(whole))
+        elif elements:
+            found[place] = rng.choice(elements)
+        elif isinstance(value, list) and isinstance(whole, list) and value and type(value[0]) is type(whole[0]):
+            found[place] = [*rng.choices(whole, k=rng.randint(1, 3)), *value[:2]]
+    return found
 
 
 def as_calls(inputs: Sequence[Sequence[Any]]) -> list[str]:

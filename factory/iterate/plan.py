@@ -38,6 +38,16 @@ def checked_settings(composed: Mapping[str, Any], problems: list[str]) -> Iterat
         problems += [
             f"recipe.merge.of={name}: recipe.{name} is not enabled" for name in recipe.merge.of if name not in there
         ]
+    if recipe.anew(settings.rounds) < settings.rounds:
+        until = f"recipe.sft.until={recipe.sft.until}"
+        if not plan.training(settings.rounds):
+            problems.append(f"{until}: the rounds after it train nothing; enable dpo or rpo")
+        if recipe.merge.enabled and "sft" in recipe.merge.of:
+            problems.append(f"recipe.merge.of=sft: rounds after {until} have none")
+        if len(recipe.students) > recipe.anew(settings.rounds):
+            problems.append(
+                f"recipe.students: {len(recipe.students)} of them, and no round after {until} trains a new one"
+            )
     if (
         any(control.data == "pairs" for control in recipe.controls.values() if control.enabled)
         and not recipe.sft.enabled

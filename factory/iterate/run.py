@@ -260,12 +260,13 @@ def _outcome(stage: Stage, status: int, log: Path) -> dict[str, Any]:
     """What is noted of a stage that is done. Raises `UserError`, with the end of its log, where it is not."""
     if stage.command == "generate" and status in (EXIT_DONE, EXIT_STOPPED):
         manifest = _json(stage.folder / "manifest.json")
-        facts = {name: manifest.get(name) for name in ("kept", "records", "seeds", "tokens")}
-        if status == EXIT_DONE or manifest.get("kept", 0) >= stage.at_least:
-            return facts
+        if (kept := manifest.get("kept") or 0) >= stage.at_least:
+            return {name: manifest.get(name) for name in ("kept", "records", "seeds", "tokens")}
+        lost = next(iter(manifest.get("reasons") or ()), None)
         raise UserError(
-            f"{stage.key}: kept {manifest.get('kept', 0)} records, fewer than at_least={stage.at_least}: "
-            f"{manifest.get('stopped')}"
+            f"{stage.key}: kept {kept:,} records, fewer than recipe.generate.at_least={stage.at_least}"
+            + (f"; most were lost at the step {lost}" if lost else "")
+            + ". A lower number, or more to try (recipe.generate.options), in another run=NAME"
         )
     if stage.command == "evaluate" and status in (EXIT_DONE, EXIT_STOPPED):
         results = _json(stage.folder / "results.json")

@@ -37,6 +37,14 @@ class RewardStep(Step):
     scorer: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class SftStep(Step):
+    """`until`: the last round that trains a base model anew, on every round's samples. Later rounds go on from the model of the
+    round before, with the other stages alone: iterative preference training on what the model itself got right and wrong
+    (Pang et al. 2024, arXiv:2404.19733). None: every round."""
+
+    until: Annotated[int, Field(ge=1)] | None = None
+
+
 class RpoStep(Step):
     """Each iteration starts from the one before, which is also its reference."""
 
@@ -59,7 +67,7 @@ class Control(Step):
     """What the last round's model is measured against: a model trained otherwise, for as many optimiser steps.
 
     `data`: every round's samples as they came (unfiltered), the solved examples that the first round was shown (seeds),
-    or the last round's pairs, which start from its SFT model.
+    or the last round's pairs, which start from where its own DPO starts.
     """
 
     data: Literal["unfiltered", "seeds", "pairs"]
@@ -78,7 +86,7 @@ class Recipe(Frozen):
     samples: Step = Step()
     pairs: Step = Step()
     reward: RewardStep
-    sft: Step
+    sft: SftStep
     dpo: Step
     rpo: RpoStep
     merge: MergeStep
@@ -93,8 +101,12 @@ class Recipe(Frozen):
         return value
 
     def student(self, round_: int) -> str:
-        """The base model of a round (from 1)."""
-        return self.students[min(round_, len(self.students)) - 1]
+        """The base model of a round (from 1); of one that goes on from another, that one's."""
+        return self.students[min(self.anew(round_), len(self.students)) - 1]
+
+    def anew(self, round_: int) -> int:
+        """The round, up to this one, that last trained a base model."""
+        return min(round_, self.sft.until or round_) if self.sft.enabled else round_
 
 
 class IterateSettings(Frozen):

@@ -77,7 +77,12 @@ class Plan:
         """The training stages of a round, in order."""
         recipe = self.recipe
         rpo = [f"rpo-{number}" for number in range(1, recipe.rpo.iterations + 1)] if recipe.rpo.enabled else []
-        return [name for name in ("sft", "dpo") if getattr(recipe, name).enabled] + rpo
+        stages = [name for name in ("sft", "dpo") if getattr(recipe, name).enabled] + rpo
+        return [name for name in stages if name != "sft" or recipe.anew(round_) == round_]
+
+    def begins_with(self, seed: int, round_: int) -> Model | None:
+        """What a round's training goes on from; None where that is the student's base model."""
+        return None if self.recipe.anew(round_) == round_ else self.final(seed, round_ - 1)
 
     def final(self, seed: int, round_: int) -> Model:
         """What a round ends with; before the first one, the teacher."""
@@ -104,7 +109,7 @@ class Plan:
             )
             yield self._generate(seed, round_, graded=True)
             yield self._export(seed, round_, "graded-pairs", "preference", recipe.pairs, {"reward": "reward"})
-        start: Model | None = None
+        start = self.begins_with(seed, round_)
         for name in self.training(round_):
             step: Step = recipe.rpo if name.startswith("rpo") else getattr(recipe, name)
             data = (
@@ -137,8 +142,12 @@ class Plan:
             self.recipe.controls[name],
             f"control-{name}",
         )
-        stage, start = ("dpo", self.trained(seed, round_, "sft")) if control.data == "pairs" else ("sft", None)
-        trained = [part for part in self.training(round_) if control.data != "pairs" or part != "sft"]
+        began = round_ if control.data == "pairs" else recipe.anew(round_)
+        trained = [(number, part) for number in range(began, round_ + 1) for part in self.training(number)]
+        stage, start = "sft", None
+        if control.data == "pairs":
+            stage, start = "dpo", self.begins_with(seed, round_) or self.trained(seed, round_, "sft")
+            trained = [(number, part) for number, part in trained if part != "sft"]
         if control.data == "unfiltered":
             yield from (self._unfiltered(seed, number) for number in range(1, round_ + 1))
         data = {
@@ -146,7 +155,7 @@ class Plan:
             "seeds": [self.root / "examples.jsonl"],
             "pairs": [self._pairs(seed, round_, graded=False)],
         }[control.data]
-        steps = tuple(self.key(seed, round_, part) for part in trained)
+        steps = tuple(self.key(seed, number, part) for number, part in trained)
         yield self._train(seed, round_, place, stage, control, data, start, steps)
         for suite_name, suite in recipe.evaluate.items():
             if suite.enabled and suite.when != "start":

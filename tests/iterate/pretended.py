@@ -1,5 +1,6 @@
 """A program that stands for `python -m factory` in a loop: it writes what each command leaves behind, and a line of what it
-was told. `PRETEND_FAIL` names a stage's folder that ends with status 1, `PRETEND_SLOW` seconds that each stage takes.
+was told. `PRETEND_FAIL` names a stage's folder that ends with status 1, `PRETEND_SLOW` seconds that each stage takes,
+`PRETEND_KEPT` how many records are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ def main(words: list[str]) -> int:
         print("error: pretended\nand told at length")
         return 1
     if command == "generate":
-        (out / "manifest.json").write_text(json.dumps({"kept": 5, "records": 9, "seeds": 3}))
+        kept = int(os.environ.get("PRETEND_KEPT", "500"))
+        (out / "manifest.json").write_text(
+            json.dumps({"kept": kept, "records": 900, "seeds": 300, "reasons": {"execution: wrong": 900 - kept}})
+        )
     if command == "train":
         (out / "model").mkdir(exist_ok=True)
         steps = 7 if options.get("steps") is None else int(options["steps"])

@@ -136,6 +136,25 @@ def test_each_round_starts_from_what_the_one_before_made() -> None:
     assert f"{root}/round-2/dpo/model" in engines.served
 
 
+def test_rounds_after_the_last_sft_go_on_from_the_model_before() -> None:
+    settings, composed = settings_of("recipe.sft.until=1", "rounds=3", "seeds=[0]")
+    run(settings, composed)
+    by_folder = {out: options for _, out, options in told()}
+    root = "outputs/reasoning/seed-0"
+    assert f"{root}/round-1/sft" in by_folder
+    assert not {f"{root}/round-{number}/sft" for number in (2, 3)} & set(by_folder)
+    for number in (2, 3):
+        assert by_folder[f"{root}/round-{number}/dpo"]["model.path"] == f"'{root}/round-{number - 1}/dpo/model'"
+        assert by_folder[f"{root}/round-{number}/dpo"]["data"] == f"['{root}/round-{number}/pairs']"
+    controls = {Path(out).name: options for out, options in by_folder.items() if "/round-3/control-" in out}
+    steps = {name: options.get("steps") for name, options in controls.items() if name.count("-") == 1}
+    assert steps == {"control-unfiltered": "28", "control-seeds": "28", "control-no_nll": "7"}, (
+        "sft, dpo, dpo, dpo: 7 each"
+    )
+    assert controls["control-no_nll"]["model.path"] == f"'{root}/round-2/dpo/model'"
+    assert "model.path" not in controls["control-unfiltered"]
+
+
 @pytest.mark.parametrize("recipe", options("recipe"))
 def test_what_a_stage_reads_was_made_before_it(recipe: str) -> None:
     settings, _ = settings_of(f"recipe={recipe}", "recipe.reward.enabled=true", "recipe.rpo.enabled=true", "seeds=[0]")
@@ -172,9 +191,13 @@ def test_a_failed_stage_is_told_with_the_end_of_its_log_and_run_again(monkeypatc
     assert [out for _, out, _ in told()].count("outputs/reasoning/seed-0/round-1/generate") == 1
 
 
-def test_too_few_records_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRETEND_STATUS", "3")
-    with pytest.raises(UserError, match="kept 5 records, fewer than at_least=200"):
+@pytest.mark.parametrize("status", [0, 3], ids=["all that was to be tried", "stopped before n"])
+def test_too_few_records_end_the_run(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRETEND_STATUS", str(status))
+    monkeypatch.setenv("PRETEND_KEPT", "5")
+    with pytest.raises(
+        UserError, match="kept 5 records, fewer than recipe.generate.at_least=200; most .* execution: wrong"
+    ):
         run(ONE, ONE_COMPOSED)
     generate = ONE.recipe.generate.model_copy(update={"at_least": 5})
     enough = ONE.model_copy(update={"recipe": ONE.recipe.model_copy(update={"generate": generate})})
@@ -267,6 +290,10 @@ def test_a_damaged_state_is_told() -> None:
         (["recipe.evaluate.held_out.enabled=false", "recipe.evaluate.shown.enabled=false", "recipe.evaluate.harder.enabled=false", "recipe.evaluate.harder_shown.enabled=false"], "measures nothing"),
         (["recipe.merge.enabled=true", "recipe.merge.of=[rpo]"], "recipe.rpo is not enabled"),
         (["recipe.sft.options.epochz=1"], "epochz"),
+        (["recipe.sft.until=0"], "recipe.sft.until"),
+        (["recipe.sft.until=1", "recipe.dpo.enabled=false"], "the rounds after it train nothing"),
+        (["recipe.sft.until=1", "recipe.merge.enabled=true"], "recipe.merge.of=sft"),
+        (["recipe.sft.until=1", "recipe.students=[smollm2,gemma3_270m]"], "recipe.students: 2 of them"),
         (["recipe.generate.use.task=nothing"], "no such task"),
         (["seeds=[1,1]"], "different numbers"),
         (["rounds=0"], "rounds=0"),

@@ -17,6 +17,7 @@ from factory.iterate.wording import (
     Row,
     amount,
     asked,
+    goes_on,
     headline,
     interval,
     over_start,
@@ -214,7 +215,10 @@ def _losses_elsewhere(results: Mapping[str, Any], row: Row) -> Said:
 
 
 def _data(results: Mapping[str, Any]) -> Said:
-    """First and last round's data, means over the seeds that have them."""
+    """Which rounds went on from others; first and last round's data, means over the seeds that have them."""
+    on = [f"Round {one['round']} {how}" for one in results["trained"] if (how := goes_on(results, one["round"]))]
+    if on:
+        yield "seen", f"{'. '.join(on)}. The other rounds trained a base model anew."
     found = by_round(results["diversity"])
     if len(found) < 2:
         return

@@ -82,6 +82,7 @@ def summarise(settings: IterateSettings, state: Mapping[str, Any]) -> tuple[dict
         "seeds": list(settings.seeds),
         "finished": len(done) == len(planned),
         "stages": {"done": len(done), "planned": len(planned), "next": _next(planned, stages)},
+        "trained": list(_trained(settings)),
         "controls": _controls(settings, stages),
         "suites": [
             {
@@ -109,6 +110,15 @@ def _planned(settings: IterateSettings) -> Iterator[Stage]:
         for round_ in range(1, settings.rounds + 1):
             yield from plan.round(seed, round_)
         yield from plan.controls(seed)
+
+
+def _trained(settings: IterateSettings) -> Iterator[dict[str, Any]]:
+    """What each round's training begins with (a base model, or the round whose model it goes on from), and its stages."""
+    plan, recipe = Plan(settings), settings.recipe
+    for round_ in range(1, settings.rounds + 1):
+        anew = recipe.anew(round_) == round_
+        begins = {"base": recipe.student(round_)} if anew else {"round": round_ - 1}
+        yield {"round": round_, "from": begins, "stages": [name.replace("-", " ") for name in plan.training(round_)]}
 
 
 def _next(planned: list[Stage], stages: Mapping[str, Any]) -> str | None:

@@ -92,6 +92,14 @@ def trained_on(results: Mapping[str, Any], name: str) -> str:
     return f"{data}, for {sum(own.values()):,} steps where the rounds took {sum(of.values()):,}"
 
 
+def goes_on(results: Mapping[str, Any], round_: int) -> str:
+    """ "goes on from round 2 with dpo"; nothing for a round that trains a base model."""
+    trained = next((one for one in results["trained"] if one["round"] == round_), None)
+    if trained is None or "round" not in trained["from"]:
+        return ""
+    return f"goes on from round {trained['from']['round']} with {', '.join(trained['stages'])}"
+
+
 def some(count: int, what: str) -> str:
     """1 seed, 2,000 items."""
     return f"{count:,} {what}{'s' if count != 1 else ''}"

@@ -15,6 +15,7 @@ from factory.iterate.wording import (
     amount,
     asked,
     ends,
+    goes_on,
     headline,
     over_start,
     rows_of,
@@ -124,10 +125,9 @@ def _named(results: Results, row: Row, value: Mapping[str, Any]) -> tuple[str, s
         way = asked(results, value["name"]).removeprefix("the starting model").strip()
         return "Start", ", ".join(filter(None, (way, "base line" if value["name"] == row["base"] else "")))
     if value["of"] == "round":
-        wanted = len(results["seeds"])
-        return f"Round {value['round']}", "" if len(
-            value["seeds"]
-        ) == wanted else f"{len(value['seeds'])} of {wanted} seeds"
+        wanted, there = len(results["seeds"]), len(value["seeds"])
+        missing = f"{there} of {wanted} seeds" if there < wanted else ""
+        return f"Round {value['round']}", "; ".join(filter(None, (goes_on(results, value["round"]), missing)))
     data = TRAINED_ON.get(results["controls"].get(value["name"], {}).get("data"), "trained otherwise")
     best = value["name"] == row["best_control"] and len(results["controls"]) > 1
     return f"Control {value['name']}", f"{data}{'; the best control' if best else ''}"

@@ -210,3 +210,16 @@ def test_intervals_are_spelt_as_people_read_them() -> None:
     assert interval(gain, True, -1) == "95 % interval −5.0 to 1.2"
     assert ends(gain, True) == "−1.2 to +5.0"
     assert interval({"low": None, "high": None}, True) == "no interval"
+
+
+@pytest.mark.parametrize("until", [None, 1])
+def test_rounds_that_go_on_from_others_are_told(tmp_path: Path, until: int | None) -> None:
+    recipe = {**ONE, "sft": {"until": until}}
+    found = of(said(tmp_path / "run", after(lambda n: 2), recipe, rounds=3), "data", "trained a base model anew")
+    told = "Round 2 goes on from round 1 with dpo. Round 3 goes on from round 2 with dpo. The other rounds trained a base model anew."
+    assert found == ([] if until is None else [("seen", told)])
+    trained = json_of(tmp_path / "run/results.json")["trained"]
+    anew = [one["round"] for one in trained if one["from"] == {"base": "smollm2"} and one["stages"] == ["sft", "dpo"]]
+    assert anew == ([1, 2, 3] if until is None else [1])
+    page = (tmp_path / "run/report.html").read_text()
+    assert ("goes on from round 2 with dpo</" in page) == (until is not None)

@@ -45,10 +45,10 @@ MOST_SHOWN = 90  # characters of an example in a docstring
 
 
 class CompletionSettings(GeneratorSettings):
-    """`answers` to each function. `inputs` of its calls, at most, become tests, and at least `least_tests` must give results. `most_lines` of the
-    original bound how hard a problem is. `docstring`: whether an answer may repeat it. `examples` of the results, at most,
-    are shown in a docstring that has none. Of the task's own seeds `composed` are, of at most `steps` steps, and of these `joined`
-    bring several chains together. What does the same as a problem of the sets of `avoid` is not asked."""
+    """`answers` to each function. At most `inputs` calls become tests, and at least `least_tests` must. `most_lines` of the original
+    bound how hard a problem is. `docstring`: whether an answer may repeat it. `examples` of the results, at most, are shown in a
+    docstring that has none. Of the task's own seeds `composed` are, of at most `steps` steps, and of these `joined` bring several
+    chains together. What does the same as a problem of the sets of `avoid` is not asked."""
 
     answers: int = Field(8, ge=1)
     inputs: int = Field(32, ge=2)

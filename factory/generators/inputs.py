@@ -82,7 +82,11 @@ def drawn_inputs(entry: ast.FunctionDef, rng: random.Random, count: int) -> list
         drawn = [[_value(parameter.annotation, rng, constants) for parameter in parameters] for _ in range(count)]
     except OtherKind:
         return None
-    return [related(arguments, rng) if place % 2 else arguments for place, arguments in enumerate(drawn)]
+    return _half_related(drawn, rng)
+
+
+def _half_related(drawn: Sequence[Sequence[Any]], rng: random.Random) -> list[list[Any]]:
+    return [related(arguments, rng) if place % 2 else list(arguments) for place, arguments in enumerate(drawn)]
 
 
 def related(arguments: Sequence[Any], rng: random.Random) -> list[Any]:
@@ -118,7 +122,7 @@ def guesses(entry: ast.FunctionDef, rng: random.Random, each: int) -> list[list[
     """`each` calls for every one of the likeliest combinations of kinds of argument, likeliest first.
 
     A parameter is what its annotation, its default or its name says; else every kind is tried. Parameters with a default
-    are left out of some calls. Nothing where a parameter must be given by name, or takes what is no plain data.
+    are left out of some calls, and every second one has `related` arguments. Nothing where a parameter must be given by name, or takes what is no plain data.
     """
     arguments = entry.args
     if any(default is None for default in arguments.kw_defaults):
@@ -144,7 +148,7 @@ def guesses(entry: ast.FunctionDef, rng: random.Random, each: int) -> list[list[
             [_value(kind, rng, constants) for kind in kinds[: rng.randint(min(needed, len(kinds)), len(kinds))]]
             for _ in range(each)
         ]
-        found.append(as_calls(inputs))
+        found.append(as_calls(_half_related(inputs, rng)))
     return found
 
 

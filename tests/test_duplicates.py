@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from factory.duplicates import (
@@ -163,6 +163,7 @@ def test_meaning_is_the_greedy_choice_by_cosine(
     monkeypatch.setattr(sys.modules["factory.duplicates.semantic"], "_LEAF", 8)
     vectors = groups(count, seed) if count else np.empty((0, 32), np.float32)
     products = vectors @ vectors.T
+    assume(not np.any(np.abs(products - bound) < 2e-6))  # the bound gives way by 1e-6, for rounding
     found = by_meaning(vectors, tmp_path, bound=bound, block=64)
     assert {one.id for one in found} == greedy(count, lambda a, b: float(products[a, b]), bound)
     for one in found:

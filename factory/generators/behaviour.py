@@ -98,7 +98,7 @@ def telling(tests: Sequence[str], most: int) -> list[str]:
     is true of few inputs half the tests are then true, if there are so many; drawn ones would nearly all be false."""
     by_result: dict[str, list[str]] = {}
     for test in dict.fromkeys(tests):
-        by_result.setdefault(test.rsplit(" == ", 1)[-1], []).append(test)
+        by_result.setdefault(_expected(test), []).append(test)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*by_result.values()))
     chosen = set(itertools.islice((test for test in turns if test is not None), most))
     return [test for test in tests if test in chosen]
@@ -106,4 +106,8 @@ def telling(tests: Sequence[str], most: int) -> list[str]:
 
 def outputs_differ(tests: Sequence[str]) -> bool:
     """Whether tests expect two different things at least: one answer to everything shows nothing."""
-    return len({test.rsplit(" == ", 1)[-1] for test in tests}) > 1
+    return len(set(map(_expected, tests))) > 1
+
+
+def _expected(test: str) -> str:
+    return test.rsplit(" == ", 1)[-1]

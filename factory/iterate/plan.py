@@ -41,7 +41,7 @@ def checked_settings(composed: Mapping[str, Any], problems: list[str]) -> Iterat
     if recipe.anew(settings.rounds) < settings.rounds:
         until = f"recipe.sft.until={recipe.sft.until}"
         if not plan.training(settings.rounds):
-            problems.append(f"{until}: the rounds after it train nothing; enable dpo or rpo")
+            problems.append(f"{until}: the rounds after it train nothing; enable dpo or rpo, or leave it out (null)")
         if recipe.merge.enabled and "sft" in recipe.merge.of:
             problems.append(f"recipe.merge.of=sft: rounds after {until} have none")
         if len(recipe.students) > recipe.anew(settings.rounds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -46,6 +47,7 @@ async def observed_tests(code: str, calls: Sequence[str], context: Context) -> l
         return []
     first = await _outputs(code, entry.name, calls, context)
     second = await _outputs(code, entry.name, calls, context)
+    first = {number: output for number, output in first.items() if _is_plain(output)}
     same = {number: output for number, output in first.items() if second.get(number) == output}
     if first and not same:
         raise RecordError("original: its results change from run to run")
@@ -53,7 +55,7 @@ async def observed_tests(code: str, calls: Sequence[str], context: Context) -> l
 
 
 async def _outputs(code: str, name: str, calls: Sequence[str], context: Context) -> dict[int, str]:
-    """The representation of each call's result, by the call's number, where it reads back as the same plain data."""
+    """The representation of each call's result, by the call's number. Whether it is plain data is not yet looked at."""
     mark = f"#{context.rng.getrandbits(64):016x}#"
     lines = [code, "import json as _json"]
     for number, call in enumerate(calls):
@@ -70,11 +72,20 @@ async def _outputs(code: str, name: str, calls: Sequence[str], context: Context)
             continue
         try:
             number, text = orjson.loads(line.removeprefix(mark))
-            if len(text) <= MAX_OUTPUT and repr(ast.literal_eval(text)) == text:
+            if isinstance(text, str) and len(text) <= MAX_OUTPUT:
                 found[int(number)] = text
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError):
             continue
     return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_plain(text: str) -> bool:
+    """Whether a representation reads back as the same plain data."""
+    try:
+        return repr(ast.literal_eval(text)) == text
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
 
 
 async def likeliest_calls(code: str, combinations: Sequence[Sequence[str]], context: Context) -> list[str]:
@@ -86,7 +97,8 @@ async def likeliest_calls(code: str, combinations: Sequence[Sequence[str]], cont
     outputs, best, start = await _outputs(code, entry.name, calls, context), (0, 0), 0
     found: Sequence[str] = ()
     for combination in combinations:
-        results = [outputs[number] for number in range(start, start + len(combination)) if number in outputs]
+        numbers = range(start, start + len(combination))
+        results = [outputs[number] for number in numbers if number in outputs and _is_plain(outputs[number])]
         start += len(combination)
         if (told := (len(set(results)), len(results))) > best:
             best, found = told, combination

@@ -9,6 +9,7 @@ a model can be asked for it by its docstring, and what it does decides. The same
 from __future__ import annotations
 
 import builtins
+import functools
 import keyword
 import random
 import textwrap
@@ -68,6 +69,11 @@ class Grammar(Frozen):
     values: Mapping[str, Value]
     steps: tuple[Step, ...]
     joins: tuple[Join, ...] = ()
+
+    @functools.cached_property
+    def steps_of(self) -> Mapping[str, Sequence[Step]]:
+        """The steps that begin with each kind."""
+        return {name: [step for step in self.steps if step.of == name] for name in self.values}
 
 
 class Part(NamedTuple):
@@ -216,7 +222,7 @@ def _code(part: Part, begun: int) -> tuple[list[str], str]:
 
 
 def _any_kind(grammar: Grammar, rng: random.Random) -> str:
-    kinds = [name for name in grammar.values if any(step.of == name for step in grammar.steps)]
+    kinds = [name for name, steps in grammar.steps_of.items() if steps]
     return rng.choices(kinds, [grammar.values[name].weight for name in kinds])[0]
 
 
@@ -233,9 +239,7 @@ def _chain(grammar: Grammar, rng: random.Random, kind: str, length: int) -> list
     while len(chain) < length and kind in grammar.values:
         taken = {name for step in chain for name in step.takes}
         last = len(chain) + 1 == length
-        possible = [
-            step for step in grammar.steps if step.of == kind and step not in chain and not taken & set(step.takes)
-        ]
+        possible = [step for step in grammar.steps_of[kind] if step not in chain and not taken & set(step.takes)]
         leading = [step for step in possible if step.gives not in _KINDS]
         possible = possible if last or not (leading or chain) else leading
         if not possible:

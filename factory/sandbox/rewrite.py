@@ -151,7 +151,7 @@ def _settle(parsed: list[Parsed]) -> list[Parsed]:
     for item in parsed:
         if isinstance(item, Free):
             redefined |= _bound(parse(item.test))
-        elif isinstance(item, Check) and redefined & _used(parse(item.test)):
+        elif isinstance(item, Check) and redefined and redefined & _used(parse(item.test)):
             item = Free(item.test)
         settled.append(item)
     return settled

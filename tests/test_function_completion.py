@@ -134,6 +134,7 @@ def test_imports_that_the_problem_shows_are_part_of_the_solution(tmp_path: Path)
         (CODE.replace("return", "print"), "source: no plain function with a docstring and a result"),
         (f"@cache\n{CODE}", "source: no plain function with a docstring and a result"),
         (CODE.replace("(eggs + spare) // 12", "1 // 0"), "tests: too few inputs that give a result"),
+        (CODE.replace("(eggs + spare) // 12", "range(eggs)"), "tests: too few inputs that give a result"),
         (CODE.replace("(eggs + spare) // 12", "'dozens'"), "tests: all expect the same value"),
         (CODE.replace("return (eggs", "import random\n    return random.random() + (eggs"), "original: its results change from run to run"),
         (f"{HEAD}\n" + "    eggs += 1\n" * 40 + "    return eggs", "source: the function is too long"),

@@ -150,6 +150,13 @@ def test_what_cannot_be_rewritten_is_kept_whole(test: str) -> None:
     assert parse_tests([test], CODE) == [Free(test)]
 
 
+def test_what_a_test_defines_anew_is_run_whole_by_later_ones() -> None:
+    setup, later, other = parse_tests(["def len(x): return 7", "assert f(len([1])) == 7", "assert f(1) == 1"], CODE)
+    assert isinstance(setup, Free)
+    assert later == Free("assert f(len([1])) == 7")
+    assert isinstance(other, Check)
+
+
 def test_what_is_imported_is_not_the_solutions_to_answer() -> None:
     """`Counter('a')` on the expected side must not be computed by the candidate's process."""
     code = "from collections import Counter\nsorted = None\n" + CODE

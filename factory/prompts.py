@@ -45,6 +45,7 @@ class Templates:
 
     def __init__(self, folders: Sequence[Path] | None = None) -> None:
         self.folders = list(folders or search_path("prompts"))
+        self.data: dict[str, Any] = {}  # YAML files beside the templates that were read already, by name
         self.environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             loader=jinja2.FileSystemLoader(self.folders),
             undefined=jinja2.StrictUndefined,

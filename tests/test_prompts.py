@@ -9,6 +9,7 @@ import jinja2
 import pytest
 
 from factory.errors import GeneratorError
+from factory.generators.few_shot import load_data
 from factory.prompts import Templates, search_path
 
 ROOT = Path(__file__).parent.parent
@@ -238,3 +239,13 @@ def test_an_include_is_checked_before_the_run(mine: Path) -> None:
 def test_what_goes_wrong_while_rendering_is_the_records_own() -> None:
     with pytest.raises(GeneratorError, match=r"hint.*given: question"):
         Templates().render_text("{{ hint }}", {"question": 1})
+
+
+def test_examples_in_a_file_stay_what_they_were_when_a_run_began(tmp_path: Path) -> None:
+    file = tmp_path / "examples.yaml"
+    file.write_text("[one]")
+    templates = Templates([tmp_path])
+    assert load_data(templates, file.name) == ["one"]
+    file.write_text("[two]")
+    assert load_data(templates, file.name) == ["one"]
+    assert load_data(Templates([tmp_path]), file.name) == ["two"]

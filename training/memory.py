@@ -15,7 +15,7 @@ from training.template import PREFERENCE, SCORED
 ON_CPU = 2048  # more gains nothing there
 MOST = 131_072  # nor here: a GPU is full long before
 LEAST = 4096  # below it a GPU is idle most of the time: rather compute activations twice
-SHARE = 0.88  # of the memory; the rest is fragmentation's and the communication's
+SHARE = 0.88  # of the memory that nobody else has; the rest is fragmentation's and the communication's
 
 
 def capacity(trainer: Any, settings: TrainSettings, longest: int, say: Callable[[str], None]) -> int:
@@ -67,7 +67,9 @@ def _fitting(trainer: Any) -> int:
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     sharded = trainer.accelerator.num_processes if trainer.args.fsdp or trainer.args.deepspeed else 1
     states = 12 * trained / sharded  # gradient and two moments in float32
-    free = SHARE * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory - before - states
+    # What others hold on this GPU, such as the servers of `iterate`, is not ours: free on the device, and what torch keeps.
+    ours = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    free = SHARE * ours - before - states
     return int((free - (first - slope * low)) / slope) // 256 * 256
 
 

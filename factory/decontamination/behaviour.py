@@ -6,7 +6,7 @@ Texts do not show it: "the longest of `words`" told in other words is the same p
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import orjson
 
@@ -22,7 +22,7 @@ def _try():
     import json, signal
     def over(*_): raise TimeoutError
     signal.signal(signal.SIGALRM, over)
-    for name, entry, solution, tests in json.loads({problems!r}):
+    for name, entry, solution, tests in json.loads({problems}):
         calls = []
         def candidate(*given, **named):
             calls.append(1)
@@ -48,23 +48,25 @@ class Behaviours:
     """The problems of evaluation sets that have a solution in Python and tests; others say nothing of what they ask."""
 
     def __init__(self, items: Iterable[Item]) -> None:
-        self._by_parameters: dict[int, list[tuple[str, str, str, str]]] = {}
+        found: dict[int, list[tuple[str, str, str, str]]] = {}
         for item in items:
             entry = entry_of(item.solution) if item.tests.strip() else None
             if entry is not None:
                 row = (item.name, entry.name, item.solution, item.tests)
-                self._by_parameters.setdefault(_parameters(entry), []).append(row)
+                found.setdefault(_parameters(entry), []).append(row)
+        # As they stand in the program, a hundred kilobytes of them: written once.
+        self._by_parameters = {count: repr(orjson.dumps(rows).decode()) for count, rows in found.items()}
 
     async def same(self, code: str, context: Context) -> str | None:
         """The first problem with as many parameters whose tests the last function of `code` passes, run in the sandbox;
         None without one. What `code` prints is not trusted to be silent: the mark is drawn anew."""
         entry = entry_of(code)
-        problems: Sequence[tuple[str, ...]] = self._by_parameters.get(_parameters(entry), ()) if entry else ()
-        if entry is None or not problems:
+        problems = self._by_parameters.get(_parameters(entry)) if entry else None
+        if entry is None or problems is None:
             return None
         mark = f"#{context.rng.getrandbits(64):016x}#"
         values: Mapping[str, object] = {
-            "problems": orjson.dumps(problems).decode(), "function": entry.name, "mark": mark, "seconds": SECONDS,
+            "problems": problems, "function": entry.name, "mark": mark, "seconds": SECONDS,
         }  # fmt: skip
         ran = await context.sandbox.run(code + _PROGRAM.format(**values))
         found = [line.removeprefix(mark) for line in ran.stdout.splitlines() if line.startswith(mark)]

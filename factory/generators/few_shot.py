@@ -107,7 +107,16 @@ class FewShot:
 
 
 def load_data(templates: Templates, name: str) -> Any:
-    """A YAML file among the templates, the user's before the package's. Raises `ConfigError` naming what is wrong."""
+    """A YAML file among the templates, the user's before the package's. Raises `ConfigError` naming what is wrong.
+
+    Read once for these templates and the same object for all who ask: not to be changed.
+    """
+    if name not in templates.data:
+        templates.data[name] = _read(templates, name)
+    return templates.data[name]
+
+
+def _read(templates: Templates, name: str) -> Any:
     for folder in templates.folders:
         path = Path(folder, name)
         if path.exists():

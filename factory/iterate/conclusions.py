@@ -346,13 +346,9 @@ def _unseen(suite: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         )
     if suite.get("suite") in cleaned.get("sets", ()):
         asked = cleaned["not_asked"]
-        before = (
-            f"{some(asked, 'problem')} that do what an evaluation problem asks for were not asked, and "
-            if asked
-            else ""
-        )
+        problems = f"{some(asked, 'problem')} doing what an evaluation problem asks for, and " if asked else ""
         return (
-            f"Of what was made here, {before}{some(cleaned['samples'], 'sample')} that resemble one were left out of the "
-            "samples. What the base model had seen before is not known."
+            f"Kept out of what was made here: {problems}{some(cleaned['samples'], 'sample')} resembling one. "
+            "What the base model had seen before is not known."
         )
     return "Whether they, or others like them, were in any model's training data was not looked at."

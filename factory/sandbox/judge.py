@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from factory.sandbox.evaluate import TooMuch, evaluate, show
 from factory.sandbox.inside.plain import NotPlain, parse
 from factory.sandbox.results import Result, read_line
-from factory.sandbox.rewrite import Check
+from factory.sandbox.rewrite import Check, Condition
 from factory.sandbox.verdict import Outcome, Status, StdioTest
 
 Death = tuple[Status, str]
@@ -37,51 +35,28 @@ def check(item: Check, results: Sequence[Result], death: Death) -> Outcome | Non
 
     for condition in item.conditions:
         try:
-            if evaluate(condition, hole):
+            if evaluate(condition.node, hole):
                 continue
         except _NoValue as stop:
             if stop.result.kind == "not_plain":
                 return None
             status, error = death if stop.result.kind == "missing" else (stop.result.status, stop.result.text)
-            return Outcome(test=item.test, status=status, expected=_expected(condition), error=error)
+            return Outcome(test=item.test, status=status, expected=condition.expected, error=error)
         except TooMuch as error:
             return Outcome(test=item.test, status="output", error=f"The test asks for {error}.")
         except Exception as error:  # what the assert itself would have raised, None < 3 for one
             text = f"{type(error).__name__}: {error}"[:400]
             return Outcome(test=item.test, status="exception", got=_got(condition, hole), error=text)
-        return Outcome(test=item.test, status="wrong", got=_got(condition, hole), expected=_expected(condition))
+        return Outcome(test=item.test, status="wrong", got=_got(condition, hole), expected=condition.expected)
     return Outcome(test=item.test, status="pass")
 
 
-def _is_equality(condition: ast.expr) -> bool:
-    return isinstance(condition, ast.Compare) and len(condition.ops) == 1 and isinstance(condition.ops[0], ast.Eq)
-
-
-@functools.lru_cache(maxsize=4096)
-def _expected(condition: ast.expr) -> str:
-    """The other side of an equality; of other conditions, the condition."""
-    if isinstance(condition, ast.Compare) and _is_equality(condition):
-        sides = [condition.left, condition.comparators[0]]
-        free = [side for side in sides if not _holes(side)]
-        if len(free) == 1:
-            return ast.unparse(free[0])[:400]
-    return ast.unparse(condition)[:400]
-
-
-def _holes(node: ast.expr) -> list[str]:
-    found = (part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part.id[1:].isdigit())
-    return list(dict.fromkeys(found))
-
-
-def _got(condition: ast.expr, hole: Any) -> str:
-    """The results in the condition; of an equality with one literal side, the other side's value."""
+def _got(condition: Condition, hole: Any) -> str:
+    """The results in the condition; of an equality with one known side, the other side's value."""
     try:
-        if isinstance(condition, ast.Compare) and _is_equality(condition):
-            sides = [condition.left, condition.comparators[0]]
-            if sum(bool(_holes(side)) for side in sides) == 1:
-                return show(evaluate(next(side for side in sides if _holes(side)), hole))
-        values = [f"{show(hole(name), 150)}" for name in _holes(condition)]
-        return ", ".join(values)
+        if condition.computed is not None:
+            return show(evaluate(condition.computed, hole))
+        return ", ".join(show(hole(name), 150) for name in condition.holes)
     except Exception:
         return ""
 

@@ -48,12 +48,48 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What must hold of results, `_0`, `_1`, ...; what people are told of it is worked out when it first fails."""
+
+    node: ast.expr
+
+    @functools.cached_property
+    def holes(self) -> Sequence[str]:
+        return _holes(self.node)
+
+    @functools.cached_property
+    def computed(self) -> ast.expr | None:
+        """Of an equality with what is known beforehand, the other side."""
+        return self._sides[0]
+
+    @functools.cached_property
+    def expected(self) -> str:
+        """The known side of an equality; of other conditions, the condition."""
+        return ast.unparse(self._sides[1] or self.node)[:400]
+
+    @functools.cached_property
+    def _sides(self) -> tuple[ast.expr | None, ast.expr | None]:
+        """(the side with results, the other one) of an equality that has one of each."""
+        node = self.node
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
+            left, right = node.left, node.comparators[0]
+            if bool(_holes(left)) != bool(_holes(right)):
+                return (left, right) if _holes(left) else (right, left)
+        return None, None
+
+
+def _holes(node: ast.expr) -> Sequence[str]:
+    found = (part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part.id[1:].isdigit())
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
 class Check:
     """A test that the supervisor decides: `calls` run inside, `conditions` hold over `_0`, `_1`, ..., their results."""
 
     test: str
     calls: tuple[str, ...]
-    conditions: tuple[ast.expr, ...]
+    conditions: tuple[Condition, ...]
 
 
 @dataclass(frozen=True)
@@ -174,6 +210,8 @@ def _used(tree: ast.Module) -> set[str]:
 
 
 def _one(test: str, tree: ast.Module, known: Names) -> Parsed:
+    if (equality := _equality(test, tree, known)) is not None:
+        return equality
     if all(isinstance(node, _SETUP) or _is_docstring(node) for node in tree.body):
         kept = [node for node in tree.body if not _imports_own(node, known)]
         return Free(ast.unparse(ast.Module(kept, [])), setup=True)
@@ -186,8 +224,37 @@ def _one(test: str, tree: ast.Module, known: Names) -> Parsed:
         condition = splitter.split(node.test)
         if condition is None:
             return Free(test)
-        conditions.append(condition)
+        conditions.append(Condition(condition))
     return Check(test, tuple(splitter.calls), tuple(conditions)) if splitter.calls else Free(test)
+
+
+def _equality(test: str, tree: ast.Module, known: Names) -> Check | None:
+    """`assert f(literals) == literal`, which most tests are: what the general way would find, at a third of its cost."""
+    match tree.body:
+        case [
+            ast.Assert(
+                test=ast.Compare(left=ast.Call(func=ast.Name(id=name), keywords=[]) as call, ops=[ast.Eq()]) as node
+            )
+        ]:
+            if name in known.functions and all(map(_is_literal, [*call.args, *node.comparators])):
+                told = ast.Compare(ast.Name("_0", ast.Load()), node.ops, node.comparators)
+                plain = test.isascii() and call.end_lineno == 1  # places count bytes, from the beginning of a line
+                source = test[call.col_offset : call.end_col_offset] if plain else ast.unparse(call)
+                return Check(test, (source,), (Condition(told),))
+    return None
+
+
+def _is_literal(node: ast.expr) -> bool:
+    match node:
+        case ast.Constant():
+            return True
+        case ast.List(elts=parts) | ast.Tuple(elts=parts) | ast.Set(elts=parts):
+            return all(map(_is_literal, parts))
+        case ast.Dict(keys=keys, values=values):
+            return all(key is not None and _is_literal(key) for key in keys) and all(map(_is_literal, values))
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant()):
+            return True
+    return False
 
 
 def _is_docstring(node: ast.stmt) -> bool:

@@ -67,6 +67,31 @@ def _source(value: Any) -> str:
     return repr(value).replace("inf", "float('inf')").replace("-float", "-float")
 
 
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert f(  1 ) == 1",
+        "assert (f(1)) == 1, 'a word'",
+        "\rassert f('a') == 'a'",
+        "assert f('\u00e4') == '\u00e4'",
+        "assert f('\u00e4\u00e4') == '\u00e4'",
+        'assert f("""a\nb""") == "a\\nb"',
+        "assert f({**{}}) == {}",
+        "assert f(*[1]) == 1",
+        "assert f([-1, (2, {3: {4}})]) == [-1, (2, {3: {4}})]",
+        "assert f([-1, (2, {3: {4}})]) == [-1, (2, {3: {5}})]",
+        "assert f(f(2)) == 2",
+        "assert f(1 + 1) == 2",
+        "assert f(x=2) == 2",
+    ],
+)
+def test_however_an_equality_is_written_it_means_what_it_means_to_python(test: str) -> None:
+    code = "def f(x):\n    return x\n"
+    (item,) = parse_tests([test], code)
+    verdict = "pass" if isinstance(item, Free) else _judged(test, code)  # what is judged by messages is not meant here
+    assert verdict == _python(test, code)
+
+
 @settings(max_examples=400, deadline=None)
 @given(values, values, st.sampled_from(["==", "!=", "==", "in", "not in", "<", ">="]))
 def test_a_literal_test_passes_if_and_only_if_pythons_own_assert_does(got: Any, wanted: Any, operation: str) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH, MAX_BITS = 64, 1 << 20
 _SMALL = 1 << 53
+_DECODERS: dict[str, Any] = {}  # the one that reads lines, made when the first one comes
 
 
 class NotPlain(ValueError):
@@ -164,8 +165,14 @@ def parse(text: str | bytes) -> Any:
     """JSON text to lists, strings and numbers, or `NotPlain`: no objects, no NaN, no endless digits."""
     import json
 
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogatepass")
+    decoder = _DECODERS.get("json")
+    if decoder is None:
+        decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_refuse, object_pairs_hook=_refuse)
+        _DECODERS["json"] = decoder
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_refuse, object_pairs_hook=_refuse)
+        return decoder.decode(text)
     except NotPlain:
         raise
     except (ValueError, RecursionError) as error:

@@ -163,7 +163,7 @@ class _Machine:
             began = time.time()
             if stage.lane == "engine":
                 assert stage.model is not None
-                words += await self.engines.serve(_path(stage.model))
+                words += await self._served(_path(stage.model))
                 environment |= self.engines.environment()
             elif stage.lane == "train":
                 if not self.overlap:
@@ -198,6 +198,17 @@ class _Machine:
             await asyncio.shield(process.stop())
         assert process.status is not None
         return process.status
+
+    async def _served(self, path: str) -> list[str]:
+        """What `Serves.serve` says. A start takes minutes: it is broken off when the time is over."""
+        left = None if self.deadline is None else max(0.0, self.deadline - time.time())
+        try:
+            async with asyncio.timeout(left) as limit:
+                return await self.engines.serve(path)
+        except TimeoutError:
+            if limit.expired():
+                raise self._late() from None
+            raise
 
     def _in_time(self) -> None:
         if self.deadline is not None and time.time() > self.deadline:

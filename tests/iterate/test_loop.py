@@ -215,6 +215,19 @@ def test_in_pieces_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(state["stages"]) == {stage.key for stage in stages_of(ONE)}
 
 
+def test_the_end_of_a_piece_breaks_off_a_start_of_the_servers_too() -> None:
+    class Slow(Engines):
+        async def serve(self, path: str) -> list[str]:
+            await asyncio.sleep(60)
+            return await super().serve(path)
+
+    began = time.monotonic()
+    engines = Slow()
+    assert run(ONE.model_copy(update={"max_minutes": 0.5 / 60}), ONE_COMPOSED, engines) == 3
+    assert time.monotonic() - began < 30
+    assert not engines.served
+
+
 def test_killed_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL of the machine itself: the next one goes on from the stage that was under way."""
     import os

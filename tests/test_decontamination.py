@@ -27,7 +27,7 @@ from factory.decontamination import Contamination, DecontaminationSettings, Eval
 from factory.decontamination.behaviour import Behaviours
 from factory.decontamination.code import examples, functions, prose
 from factory.decontamination.sets import Item, read_items
-from factory.errors import ConfigError
+from factory.errors import ConfigError, RecordError
 from factory.generators.behaviour import entry_of
 from factory.sandbox import SandboxConfig, open_sandbox
 from tests.factory_run import run_task
@@ -335,6 +335,16 @@ def test_a_function_that_does_the_same_is_found_under_any_name_and_words() -> No
     ]
     found = contaminated_by([same, *others, f"import math\n{same}"], [TWICE])
     assert found == ["own/1", *[None] * len(others), "own/1"]
+
+
+@pytest.mark.parametrize("name", ["solution", "candidate", "found", "name", "tests", "calls", "json", "_try"])
+def test_a_function_may_be_called_what_the_program_calls_its_own(name: str) -> None:
+    assert contaminated_by([f"def {name}(x):\n    return 2 * x"], [TWICE]) == ["own/1"]
+
+
+def test_what_cannot_be_compared_is_not_taken_for_something_else() -> None:
+    with pytest.raises(RecordError, match="did not come to its end"):
+        contaminated_by(["import os\n\ndef f(x):\n    os._exit(0)"], [TWICE])
 
 
 def test_tests_that_never_call_the_function_show_nothing() -> None:

@@ -70,7 +70,7 @@ def _fitting(trainer: Any) -> int:
     # What others hold on this GPU, such as the servers of `iterate`, is not ours: free on the device, and what torch keeps.
     ours = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     free = SHARE * ours - before - states
-    return int((free - (first - slope * low)) / slope) // 256 * 256
+    return max(0, int((free - (first - slope * low)) / slope) // 256 * 256)
 
 
 def _peak(trainer: Any, tokens: int) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import orjson
 
 from factory.decontamination.sets import Item
+from factory.errors import RecordError
 from factory.generators.base import Context
 from factory.generators.behaviour import entry_of
 
@@ -18,6 +19,7 @@ CONTAMINATED = "contaminated"  # how the reason begins of a problem that is left
 SECONDS = 0.2  # for one problem's tests; a function that runs longer on them is taken for another one
 # Every problem's tests on the function, which must be called by them. It stands behind the code in the sandbox.
 _PROGRAM = """
+_the_function_ = {function}  # here: inside, its name may be one of ours
 def _try():
     import json, signal
     def over(*_): raise TimeoutError
@@ -26,7 +28,7 @@ def _try():
         calls = []
         def candidate(*given, **named):
             calls.append(1)
-            return {function}(*given, **named)
+            return _the_function_(*given, **named)
         try:
             signal.setitimer(signal.ITIMER_REAL, {seconds})
             space = {{}}
@@ -40,6 +42,7 @@ def _try():
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if found: print({mark!r} + name, flush=True)
+    print({mark!r}, flush=True)
 _try()
 """
 
@@ -59,7 +62,7 @@ class Behaviours:
 
     async def same(self, code: str, context: Context) -> str | None:
         """The first problem with as many parameters whose tests the last function of `code` passes, run in the sandbox;
-        None without one. What `code` prints is not trusted to be silent: the mark is drawn anew."""
+        None without one. Raises `RecordError` where it could not be compared with all of them. What `code` prints is not trusted to be silent: the mark is drawn anew."""
         entry = entry_of(code)
         problems = self._by_parameters.get(_parameters(entry)) if entry else None
         if entry is None or problems is None:
@@ -70,7 +73,9 @@ class Behaviours:
         }  # fmt: skip
         ran = await context.sandbox.run(code + _PROGRAM.format(**values))
         found = [line.removeprefix(mark) for line in ran.stdout.splitlines() if line.startswith(mark)]
-        return found[0] if found else None
+        if not found:  # not even the word that all were tried
+            raise RecordError("avoid: comparing it with evaluation problems did not come to its end")
+        return found[0] or None
 
 
 def _parameters(entry: ast.FunctionDef) -> int:

@@ -212,7 +212,7 @@ class _Evaluation:
     def _finish(self, stopped: UserError | None) -> Evaluated:
         """Write answers, items, results and report from what there is."""
         plan = self.plan
-        summary = plan.suite.summarise(self.done)
+        summary, complete = plan.suite.summarise(self.done), stopped is None
         if stopped is None and self.errors:
             stopped = Stopped(
                 f"{sum(self.errors.values())} of {len(self.fates)} answers could not be measured ("
@@ -238,6 +238,7 @@ class _Evaluation:
             "cost": spent.usd,
             "seconds": round(time.time() - self.started, 3),
             "versions": versions(),
+            "complete": complete,  # every answer was asked for, though some may be errors
             "finished": stopped is None,
             "stopped": str(stopped) if stopped else None,
             "started_at": timestamp(self.started),

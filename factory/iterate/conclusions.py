@@ -161,7 +161,7 @@ def sharpening(results: Mapping[str, Any], suite: str) -> dict[str, Any] | None:
         return None
     one, many, gap = rows["pass@1"], rows[f"pass@{k}"], rows[gap_name(k)]
     start, to = {"of": "start", "name": one["base"]}, {"of": "round", "round": one["last_round"]}
-    gains = {"one": over_start(one), "many": over_start(many), "gap": gain_of(gap, start, to)}
+    gains = {"one": over_start(one), "many": gain_of(many, start, to), "gap": gain_of(gap, start, to)}  # over one start
     return None if None in gains.values() else {"k": k, "round": one["last_round"], **gains}
 
 

@@ -14,6 +14,7 @@ import orjson
 from factory.engine.models import ResolvedModel, resolve_model
 from factory.engine.server import ManagedServers
 from factory.engine.server_plan import cpu_build
+from factory.engine.settings import Policy
 from factory.iterate.words import words
 from factory.settings import VllmEngine
 
@@ -37,7 +38,8 @@ class Engines:
     def __init__(self, settings: VllmEngine, logs: Path, say: Callable[[str], None], devices: str | None) -> None:
         self._settings, self._logs, self._say = settings, logs, say
         if devices is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = devices  # of this process, which has no other use for them
+            # Of this process, and of the commands that ask the servers; a training is given its own.
+            os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": devices}
         self._servers: ManagedServers | None = None
         self._stack = contextlib.AsyncExitStack()
         self._model: ResolvedModel | None = None
@@ -66,6 +68,8 @@ class Engines:
         if self._model is None or model.digest != self._model.digest:
             await servers.reload(model)
             self._model = model
+        for index in range(len(servers)):  # one that died since the stage before is on its way back
+            await servers.wait_alive(index)
         return self._words(servers, model)
 
     async def rest(self) -> None:
@@ -106,11 +110,8 @@ class Engines:
                     "api_key_env": KEY_VARIABLE,
                     "identity": model.digest,
                     "served_name": self._name,
+                    **{name: getattr(settings, name) for name in Policy.model_fields},
                     "concurrency": concurrency,
-                    "structured": settings.structured,
-                    "samples": settings.samples,
-                    "deadline": settings.deadline,
-                    "retries": settings.retries,
                 }
             },
         )

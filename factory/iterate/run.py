@@ -67,9 +67,10 @@ async def iterate(
     with RunLock(root):
         state = State(root, described(composed))
         state.write()
+        environment = dict(os.environ)  # as it was given; the servers' choice of devices is not the training's
         engines = engines or Engines(settings.engine, root / "logs", display.status, settings.engine_devices)
         async with GpuWatch(root / "gpu.jsonl"):
-            return await _Machine(settings, state, display, program).to_end(engines)
+            return await _Machine(settings, state, display, program, environment).to_end(engines)
 
 
 def described(composed: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +90,14 @@ def described(composed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Machine:
-    def __init__(self, settings: IterateSettings, state: State, display: Display, program: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: IterateSettings,
+        state: State,
+        display: Display,
+        program: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
         self.settings, self.state, self.display, self.program = settings, state, display, program
         self.plan, self.root = Plan(settings), Path(settings.out)
         self.began = time.time()
@@ -102,6 +110,8 @@ class _Machine:
             )
         engine = asyncio.Semaphore()
         self.lanes = {"engine": engine, "train": asyncio.Semaphore(settings.trainings) if self.overlap else engine}
+        self.environment = environment
+        self.turns: dict[str, asyncio.Lock] = {}  # of stages that two chains have in common
         self.engines: Serves
 
     async def to_end(self, engines: AbstractAsyncContextManager[Serves]) -> int:
@@ -153,8 +163,11 @@ class _Machine:
                     await self._stage(stage)
 
     async def _stage(self, stage: Stage) -> None:
-        if self.state.done(stage.key):
-            return
+        async with self.turns.setdefault(stage.key, asyncio.Lock()):
+            if not self.state.done(stage.key):
+                await self._once(stage)
+
+    async def _once(self, stage: Stage) -> None:
         async with contextlib.AsyncExitStack() as stack:
             if stage.lane != "aside":
                 await stack.enter_async_context(self.lanes[stage.lane])
@@ -168,8 +181,12 @@ class _Machine:
             elif stage.lane == "train":
                 if not self.overlap:
                     await self.engines.rest()
+                environment = dict(self.environment)
                 if self.settings.train_devices is not None:
-                    environment["CUDA_VISIBLE_DEVICES"] = self.settings.train_devices
+                    environment |= {
+                        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # numbered as the servers' devices are
+                        "CUDA_VISIBLE_DEVICES": self.settings.train_devices,
+                    }
             if stage.steps_of:
                 words.append(f"steps={sum(self.state.facts(key)['steps'] for key in stage.steps_of)}")
             self.display.say(f"{self._clock()}  {stage.key}")
@@ -177,7 +194,7 @@ class _Machine:
                 status = await self._run(stage, words, environment)
             finally:
                 self.state.stretch(stage.key, stage.lane, began, time.time())
-            facts = _outcome(stage, status, self._log(stage))
+            facts = _outcome(stage, status, self._log(stage), began)
             self.state.finish(stage.key, seconds=round(time.time() - began, 1), words=stage.line, **facts)
             self.display.say(f"{self._clock()}  {stage.key}: {_told(facts)}{time.time() - began:.0f} s")
 
@@ -267,10 +284,15 @@ def _leaves(many: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
             yield error
 
 
-def _outcome(stage: Stage, status: int, log: Path) -> dict[str, Any]:
-    """What is noted of a stage that is done. Raises `UserError`, with the end of its log, where it is not."""
-    if stage.command == "generate" and status in (EXIT_DONE, EXIT_STOPPED):
-        manifest = _json(stage.folder / "manifest.json")
+def _outcome(stage: Stage, status: int, log: Path, began: float) -> dict[str, Any]:
+    """What is noted of a stage that is done. Raises `UserError`, with the end of its log, where it is not.
+
+    Status 3 alone does not tell: fewer records than wanted, or a few answers that could not be measured, are an end; a
+    lost engine or a full disk is none, whatever there is by then.
+    """
+    since = began if status == EXIT_STOPPED else 0.0
+    manifest = _json(stage.folder / "manifest.json", since)
+    if stage.command == "generate" and (status == EXIT_DONE or (status == EXIT_STOPPED and _came_to_its_end(manifest))):
         if (kept := manifest.get("kept") or 0) >= stage.at_least:
             return {name: manifest.get(name) for name in ("kept", "records", "seeds", "tokens")}
         lost = next(iter(manifest.get("reasons") or ()), None)
@@ -280,19 +302,27 @@ def _outcome(stage: Stage, status: int, log: Path) -> dict[str, Any]:
             + ". A lower number, or more to try (recipe.generate.options), in another run=NAME"
         )
     if stage.command == "evaluate" and status in (EXIT_DONE, EXIT_STOPPED):
-        results = _json(stage.folder / "results.json")
+        results = _json(stage.folder / "results.json", since)
         wrong = sum(results.get("errors", {}).values())
-        if status == EXIT_DONE or wrong <= 0.01 * results.get("answers", 0):
+        if status == EXIT_DONE or (results.get("complete") and wrong <= 0.01 * results.get("answers", 0)):
             return {"errors": wrong}
     if status == EXIT_DONE:
-        steps = _json(stage.folder / "manifest.json").get("steps") if stage.command == "train" else None
+        steps = manifest.get("steps") if stage.command == "train" else None
         return {"steps": steps} if steps is not None else {}
     said = "\n".join(f"  {line}" for line in last_lines(log.read_text(errors="replace")[-20_000:], 12))
     raise UserError(f"{stage.key}: ended with status {status}; the end of {log}:\n{said}")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _came_to_its_end(manifest: Mapping[str, Any]) -> bool:
+    """Whether nothing broke off a `generate` that kept fewer records than wanted."""
+    return bool(manifest) and manifest.get("stopped") is None
+
+
+def _json(path: Path, since: float) -> dict[str, Any]:
+    """Empty where there is none, or one from before: what a stage could not write, an earlier try may have left."""
     try:
+        if path.stat().st_mtime < since - 1:  # some file systems keep whole seconds
+            return {}
         return dict(orjson.loads(path.read_bytes()))
     except (OSError, ValueError):
         return {}

@@ -203,7 +203,9 @@ class Plan:
         )
 
     def _unfiltered(self, seed: int, round_: int) -> Stage:
-        return self._export(seed, round_, "unfiltered", "sft", Step(options={"keep": "True"}))
+        """As they came, but for what resembles an evaluation set: that is taken out as it is of the samples."""
+        same = {name: value for name, value in self.recipe.samples.options.items() if name == "decontamination"}
+        return self._export(seed, round_, "unfiltered", "sft", Step(options={"keep": "True", **same}))
 
     def _samples(self, seed: int, round_: int) -> list[Path]:
         return [self.folder(seed, number, "samples") for number in range(1, round_ + 1)]

@@ -68,7 +68,7 @@ def _extent(state: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[int, l
 def summarise(settings: IterateSettings, state: Mapping[str, Any]) -> tuple[dict[str, Any], Work]:
     """All the numbers, as `results.json` has them, and who worked when."""
     root, stages, problems = Path(settings.out), state.get("stages", {}), list[str]()
-    planned = list(_planned(settings))
+    planned = list({stage.key: stage for stage in _planned(settings)}.values())  # controls may share their data
     done = [stage.key for stage in planned if stages.get(stage.key, {}).get("done")]
     suites = read_suites(root, settings, stages, problems)
     worked = work(root, state, problems)
@@ -157,7 +157,7 @@ def _diversity(root: Path, settings: IterateSettings, problems: list[str]) -> It
 
 
 def _decontamination(root: Path, settings: IterateSettings) -> dict[str, Any]:
-    """The evaluation sets that all rounds' samples were compared with, and what was left out: `not_asked` problems that
+    """The evaluation sets that all rounds' samples and pairs were compared with, and what was left out: `not_asked` problems that
     do the same as one of theirs, and `samples` that resemble one."""
     sets, not_asked, samples = list[set[str]](), 0, 0
     for seed in settings.seeds:
@@ -165,10 +165,11 @@ def _decontamination(root: Path, settings: IterateSettings) -> dict[str, Any]:
             folder = root / f"seed-{seed}" / f"round-{round_}"
             reasons = _json(folder / "generate/manifest.json").get("reasons") or {}
             not_asked += sum(count for reason, count in reasons.items() if reason.startswith(CONTAMINATED))
-            if funnel := _json(folder / "samples/manifest.json").get("funnel"):
-                steps = [step for step in funnel if step.get("step") == "decontamination"]
-                samples += sum(step["in"] - step["out"] for step in steps)
-                sets.append({name for step in steps for name in step.get("sets", ())})
+            for export in ("samples", "pairs", "graded-pairs"):  # whatever is trained on
+                if funnel := _json(folder / export / "manifest.json").get("funnel"):
+                    steps = [step for step in funnel if step.get("step") == "decontamination"]
+                    samples += sum(step["in"] - step["out"] for step in steps) if export == "samples" else 0
+                    sets.append({name for step in steps for name in step.get("sets", ())})
     return {"sets": sorted(set.intersection(*sets)) if sets else [], "not_asked": not_asked, "samples": samples}
 
 

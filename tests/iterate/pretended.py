@@ -1,6 +1,7 @@
 """A program that stands for `python -m factory` in a loop: it writes what each command leaves behind, and a line of what it
 was told. `PRETEND_FAIL` names a stage's folder that ends with status 1, `PRETEND_SLOW` seconds that each stage takes,
-`PRETEND_KEPT` how many records are kept.
+`PRETEND_KEPT` how many records are kept, `PRETEND_STATUS` what `PRETEND_WHICH` (`generate`) ends with,
+`PRETEND_STOPPED` what broke it off.
 """
 
 from __future__ import annotations
@@ -22,20 +23,30 @@ def main(words: list[str]) -> int:
     if os.environ.get("PRETEND_FAIL", "?") in str(out):
         print("error: pretended\nand told at length")
         return 1
-    if command == "generate":
+    stopped = os.environ.get("PRETEND_STOPPED")
+    if command == "generate" and stopped != "the disk is full":
         kept = int(os.environ.get("PRETEND_KEPT", "500"))
         (out / "manifest.json").write_text(
-            json.dumps({"kept": kept, "records": 900, "seeds": 300, "reasons": {"execution: wrong": 900 - kept}})
+            json.dumps(
+                {
+                    "kept": kept,
+                    "records": 900,
+                    "seeds": 300,
+                    "reasons": {"execution: wrong": 900 - kept},
+                    "stopped": stopped,
+                }
+            )
         )
     if command == "train":
         (out / "model").mkdir(exist_ok=True)
+        (out / "devices").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
         steps = 7 if options.get("steps") is None else int(options["steps"])
         (out / "manifest.json").write_text(json.dumps({"steps": steps}))
     if command == "evaluate":
-        results = {"suite": "s", "metrics": [], "measures": [], "answers": 100, "errors": {}}
+        results = {"suite": "s", "metrics": [], "measures": [], "answers": 100, "errors": {}, "complete": not stopped}
         (out / "results.json").write_text(json.dumps(results))
         (out / "items.jsonl").write_text("")
-    return int(os.environ.get("PRETEND_STATUS", "0")) if command == "generate" else 0
+    return int(os.environ.get("PRETEND_STATUS", "0")) if command == os.environ.get("PRETEND_WHICH", "generate") else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import sys
 import time
@@ -202,6 +203,63 @@ def test_too_few_records_end_the_run(status: int, monkeypatch: pytest.MonkeyPatc
     generate = ONE.recipe.generate.model_copy(update={"at_least": 5})
     enough = ONE.model_copy(update={"recipe": ONE.recipe.model_copy(update={"generate": generate})})
     assert run(enough, ONE_COMPOSED) == 0, "all that there was, and enough"
+
+
+@pytest.mark.parametrize("which", ["generate", "evaluate"])
+@pytest.mark.parametrize("why", ["the engine is gone", "the disk is full"])
+def test_what_was_broken_off_is_not_done_however_much_there_is(
+    which: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost engine ends a command with the status that too few records have; what an earlier try wrote is none of this one's."""
+    monkeypatch.setenv("PRETEND_WHICH", which)
+    monkeypatch.setenv("PRETEND_STATUS", "3")
+    monkeypatch.setenv("PRETEND_STOPPED", why)
+    if (which, why) == ("generate", "the disk is full"):
+        earlier = Path("outputs/reasoning/seed-0/round-1/generate/manifest.json")
+        earlier.parent.mkdir(parents=True)
+        earlier.write_text('{"kept": 500, "records": 900}')
+        os.utime(earlier, (1, 1))
+    with pytest.raises(UserError, match="ended with status 3"):
+        run(ONE, ONE_COMPOSED)
+    for name in ("PRETEND_STATUS", "PRETEND_STOPPED"):
+        monkeypatch.delenv(name)
+    assert run(ONE, ONE_COMPOSED) == 0
+
+
+def test_the_servers_devices_are_not_the_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from factory.iterate import engines
+
+    async def serve(self: engines.Engines, path: str) -> list[str]:
+        return ["engine=openai"]
+
+    monkeypatch.setattr(engines.Engines, "serve", serve)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")  # put back afterwards; the machine sets it for itself
+    for number, (devices, expected) in enumerate([(None, "0,1,2"), ("1", "1")]):
+        where = ONE.model_copy(
+            update={"engine_devices": "0", "train_devices": devices, "out": f"outputs/{number}", "run": f"run-{number}"}
+        )
+        Path(where.out).mkdir(parents=True)
+        Path(where.out, "examples.jsonl").touch()
+        assert asyncio.run(iterate(where, ONE_COMPOSED, Display(quiet=True), program=PROGRAM)) == 0
+        assert Path(where.out, "seed-0/round-1/sft/devices").read_text() == expected
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+
+
+def test_two_controls_on_the_same_data_make_it_once() -> None:
+    twice = "recipe.controls.again={data: unfiltered, options: {batch: 64}}"
+    settings, composed = settings_of("seeds=[0]", "rounds=1", f"+{twice}")
+    assert run(settings, composed) == 0
+    made = [out for _, out, _ in told()]
+    assert made.count("outputs/reasoning/seed-0/round-1/unfiltered") == 1
+    assert "outputs/reasoning/seed-0/round-1/control-again" in made
+    results = json.loads(Path("outputs/reasoning/results.json").read_text())
+    assert results["finished"] and results["stages"]["done"] == results["stages"]["planned"] == len(made)
+
+
+def test_what_is_kept_out_of_the_samples_is_kept_out_of_the_unfiltered_ones_too() -> None:
+    settings, _ = settings_of("recipe=weak_to_strong")
+    (line,) = (stage.line for stage in Plan(settings).controls(0) if stage.key == "seed-0/round-1/unfiltered")
+    assert "decontamination.enabled=true" in line
 
 
 def test_in_pieces_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:

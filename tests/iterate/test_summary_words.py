@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ def test_sharpening_is_told_from_learning(tmp_path: Path, right: Callable[[int],
     found = of(said(tmp_path / "run", after(right), ONE), "held_out", part)
     assert [one for one, _ in found] == [kind]
     assert "from the base line to round 1 (pass@1 " in found[0][1]
+
+
+def test_both_measures_are_told_over_the_same_way_of_asking(tmp_path: Path) -> None:
+    """Asked with examples, the start is better by pass@1; without them, by pass@4."""
+
+    def right(stage: str, number: int) -> int:
+        if not stage.startswith("start"):
+            return 3 if number % 10 < 4 else 0
+        return (2 if number % 10 < 3 else 0) if "shown" in stage else (1 if number % 10 < 4 else 0)
+
+    ((_, text),) = of(said(tmp_path / "run", right, CONTROLLED), "held_out", "less pass@1")
+    signs = [re.search(rf"{name} ([+−][\d.]+) points", text) for name in (r"\(pass@1", r"; pass@4", "less pass@1")]
+    assert [sign and sign[1] for sign in signs] == ["+15.0", "+10.0", "−5.0"], text
 
 
 def test_up_to_k_tries_and_no_further(tmp_path: Path) -> None:

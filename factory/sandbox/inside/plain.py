@@ -165,14 +165,12 @@ def parse(text: str | bytes) -> Any:
     """JSON text to lists, strings and numbers, or `NotPlain`: no objects, no NaN, no endless digits."""
     import json
 
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "surrogatepass")
     decoder = _DECODERS.get("json")
     if decoder is None:
         decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_refuse, object_pairs_hook=_refuse)
         _DECODERS["json"] = decoder
     try:
-        return decoder.decode(text)
+        return decoder.decode(text if isinstance(text, str) else text.decode("utf-8", "surrogatepass"))
     except NotPlain:
         raise
     except (ValueError, RecursionError) as error:

@@ -62,7 +62,10 @@ class Behaviours:
 
     async def same(self, code: str, context: Context) -> str | None:
         """The first problem with as many parameters whose tests the last function of `code` passes, run in the sandbox;
-        None without one. Raises `RecordError` where it could not be compared with all of them. What `code` prints is not trusted to be silent: the mark is drawn anew."""
+        None without one. What `code` prints is not trusted to be silent: the mark is drawn anew.
+
+        Raises `RecordError` where it could not be compared with all of them.
+        """
         entry = entry_of(code)
         problems = self._by_parameters.get(_parameters(entry)) if entry else None
         if entry is None or problems is None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -243,6 +244,46 @@ def test_the_servers_devices_are_not_the_trainings(monkeypatch: pytest.MonkeyPat
         assert asyncio.run(iterate(where, ONE_COMPOSED, Display(quiet=True), program=PROGRAM)) == 0
         assert Path(where.out, "seed-0/round-1/sft/devices").read_text() == expected
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+
+
+def test_a_command_is_told_of_every_server_and_of_all_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that died since the last command is waited for, since a command asks only those that it is told of."""
+    from factory.iterate import engines
+
+    class Servers:
+        api_key, placements = "k", ()
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.alive = [True, True]
+
+        async def __aenter__(self) -> Servers:
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        def __len__(self) -> int:
+            return 2
+
+        async def wait_alive(self, index: int) -> None:
+            self.alive[index] = True
+
+        def endpoints(self) -> list[str]:
+            return [f"http://127.0.0.1:{index}/v1" for index in range(2) if self.alive[index]]
+
+    monkeypatch.setattr(engines, "ManagedServers", Servers)
+    model = SimpleNamespace(digest="d", served_name="m", kind="folder", path="nowhere")
+    monkeypatch.setattr(engines, "resolve_model", lambda *_, **__: model)
+    settings = ONE.engine.model_copy(update={"patience": 601.0, "first_patience": 31.0, "backoff": 0.25})
+
+    async def twice() -> list[str]:
+        own: Any = engines.Engines(settings, Path("logs"), lambda text: None, None)
+        await own.serve("m")
+        own._servers.alive[1] = False
+        return list(await own.serve("m"))
+
+    told_words = asyncio.run(twice())
+    assert "engine.base_url=['http://127.0.0.1:0/v1','http://127.0.0.1:1/v1']" in told_words
+    assert {"engine.patience=601.0", "engine.first_patience=31.0", "engine.backoff=0.25"} <= set(told_words)
 
 
 def test_two_controls_on_the_same_data_make_it_once() -> None:
